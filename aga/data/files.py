@@ -1,0 +1,66 @@
+"""Folders that appear whole or not at all, and disk errors a user can act on."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aga.errors import DataError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def replaced_folder(out: Path) -> Iterator[Path]:
+    """Build a folder beside `out` and put it in `out`'s place when the block ends well.
+
+    If the block raises, the half-built folder is removed and `out` stays as it was. What a killed
+    process left behind is removed at the next start.
+
+    Args:
+        out: The folder to create or replace.
+
+    Yields:
+        An empty folder on the same file system as `out`.
+
+    Raises:
+        DataError: The disk is full.
+    """
+    building = out.with_name(f".{out.name}.partial")
+    replaced = out.with_name(f".{out.name}.replaced")
+    with disk_errors(out):
+        try:
+            for leftover in (building, replaced):
+                shutil.rmtree(leftover, ignore_errors=True)
+            building.mkdir(parents=True)
+            yield building
+            if out.exists():
+                out.rename(replaced)
+            building.rename(out)
+        finally:
+            for leftover in (building, replaced):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turn "no space left on device" into an error that names the place and the space left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise DataError(
+            "The disk is full; nothing was written",
+            where=where,
+            got=_free_space(where),
+            fix="free some space, or choose another folder, and run the same command again",
+        ) from error
+
+
+def _free_space(path: Path) -> str:
+    place = next(folder for folder in (path, *path.parents) if folder.exists())
+    return f"{shutil.disk_usage(place).free / 2**20:.1f} MiB free"

@@ -1,0 +1,211 @@
+"""One image: decoding any Pillow format to 8 bits, fitting it to a square, and mapping boxes."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field
+
+from aga.config import Config
+from aga.errors import DataError
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels."""
+
+_UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
+_BIT_DEPTHS = (8, 10, 12, 14, 16)
+
+
+class ImageError(DataError):
+    """An image file is missing, damaged, or not an image.
+
+    Args:
+        path: The file.
+        problem: What is wrong with it, without its name.
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.problem = problem
+        super().__init__(
+            "The image cannot be decoded",
+            where=path,
+            got=problem,
+            expected="a PNG, JPEG, TIFF or other image that Pillow reads",
+        )
+
+
+class ImageConfig(Config):
+    """Shape of the prepared images.
+
+    Attributes:
+        size: Height and width in pixels.
+        mode: `grey` (one channel) or `rgb` (three).
+        fit: How an image that is not square becomes so: `pad` adds black, `crop` keeps the centre,
+            `stretch` changes the aspect ratio.
+    """
+
+    size: int = Field(gt=0)
+    mode: Literal["grey", "rgb"]
+    fit: Literal["pad", "crop", "stretch"]
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for rgb."""
+        return 1 if self.mode == "grey" else 3
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) in pixels as `decode_image` would give it, from the file's header alone.
+
+    Returns:
+        None where the file is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the axes
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except _UNREADABLE:
+        return None
+
+
+def decode_image(path: Path) -> UInt8[np.ndarray, "H W C"]:
+    """Decode an image file, upright, to 8 bits a channel.
+
+    Samples of more than 8 bits are scaled from the smallest depth of 8, 10, 12, 14 and 16 bits that
+    holds the image's largest: 12-bit detectors are usually stored in 16-bit files. Transparent
+    pixels are black. Of several frames the first is read.
+
+    Args:
+        path: A file in any format that Pillow reads.
+
+    Returns:
+        Pixels with one channel (grey) or three (colour).
+
+    Raises:
+        ImageError: The file is missing or is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            pixels = _eight_bit(ImageOps.exif_transpose(image))
+    except _UNREADABLE as error:
+        raise ImageError(path, _problem(error)) from error
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def prepare_image(
+    pixels: UInt8[np.ndarray, "H W C"], config: ImageConfig
+) -> UInt8[np.ndarray, "S S K"]:
+    """Convert to grey or RGB and fit to a square of `config.size`, antialiased.
+
+    Args:
+        pixels: A decoded image of one or three channels.
+        config: Shape of the result.
+
+    Returns:
+        Pixels of height and width `config.size` and `config.channels` channels.
+    """
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image = image.convert("L" if config.mode == "grey" else "RGB")
+    place = _placement(pixels.shape[0], pixels.shape[1], config)
+    left, top, right, bottom = (int(edge) for edge in place.target)
+    fitted = image.resize((right - left, bottom - top), Image.Resampling.BICUBIC, box=place.source)
+    canvas = Image.new(image.mode, (config.size, config.size))
+    canvas.paste(fitted, (left, top))
+    return np.asarray(canvas).reshape(config.size, config.size, config.channels)
+
+
+def prepared_box(box: Box, original_size: tuple[int, int], config: ImageConfig) -> Box:
+    """Where a box of the original image lies in the prepared one.
+
+    Args:
+        box: In pixels of the original image.
+        original_size: (height, width) of the original image in pixels.
+        config: How the image was prepared.
+
+    Returns:
+        The box in prepared pixels. It reaches beyond the image where `crop` cut it off.
+    """
+    place = _placement(*original_size, config)
+    return _map_box(box, place.source, place.target)
+
+
+def original_box(box: Box, original_size: tuple[int, int], config: ImageConfig) -> Box:
+    """Where a box of the prepared image lies in the original one: inverse of `prepared_box`."""
+    place = _placement(*original_size, config)
+    return _map_box(box, place.target, place.source)
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """The part of the original that is shown (`source`), and where in the prepared (`target`)."""
+
+    source: Box
+    target: Box
+
+
+def _placement(height: int, width: int, config: ImageConfig) -> _Placement:
+    size = config.size
+    full = (0.0, 0.0, float(width), float(height))
+    canvas = (0.0, 0.0, float(size), float(size))
+    if config.fit == "stretch":
+        return _Placement(full, canvas)
+    if config.fit == "crop":
+        side = min(height, width)
+        left, top = (width - side) / 2, (height - side) / 2
+        return _Placement((left, top, left + side, top + side), canvas)
+    scale = size / max(height, width)
+    shown_width, shown_height = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = float((size - shown_width) // 2), float((size - shown_height) // 2)
+    return _Placement(full, (left, top, left + shown_width, top + shown_height))
+
+
+def _map_box(box: Box, source: Box, target: Box) -> Box:
+    x_scale = (target[2] - target[0]) / (source[2] - source[0])
+    y_scale = (target[3] - target[1]) / (source[3] - source[1])
+    left, right = (target[0] + (x - source[0]) * x_scale for x in (box[0], box[2]))
+    top, bottom = (target[1] + (y - source[1]) * y_scale for y in (box[1], box[3]))
+    return left, top, right, bottom
+
+
+def _eight_bit(image: Image.Image) -> UInt8[np.ndarray, "*shape"]:
+    if image.mode.startswith("I"):
+        return _scaled(np.asarray(image).astype(np.int64))
+    if image.mode == "F":
+        samples = np.asarray(image)
+        if not (samples.min() >= 0 and samples.max() <= 1):
+            raise ValueError("floating-point samples outside 0 to 1")
+        return np.asarray(np.rint(samples * 255), dtype=np.uint8)
+    if image.mode in ("1", "L") and "transparency" not in image.info:
+        return np.array(image.convert("L"))
+    if image.has_transparency_data:
+        colour = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), colour)
+    return np.array(image.convert("RGB"))
+
+
+def _scaled(samples: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
+    largest = int(samples.max())
+    if samples.min() < 0 or largest >= 2**16:
+        raise ValueError("samples outside 0 to 65535")
+    full = 2 ** next(depth for depth in _BIT_DEPTHS if largest < 2**depth) - 1
+    return np.asarray(np.rint(samples * (255 / full)), dtype=np.uint8)
+
+
+def _problem(error: Exception) -> str:
+    """The kind of failure; Pillow's own messages quote the path, which may name a patient."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image format"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
+    return "damaged or cut off"

@@ -1,0 +1,278 @@
+"""Batches of pairs: which rows a step of an epoch takes, and their tensors.
+
+No state is kept. A batch is a function of (seed, epoch, step, rank), so training resumes inside an
+epoch by naming the step, and any number of processes or background threads gives the same pairs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int8, Int64, UInt8
+
+from aga.data.schema import Split
+from aga.data.studies import StudyDataset
+from aga.data.tokenizer import pad_tokens
+from aga.data.tokens import TokenDataset
+from aga.data.transforms import AugmentationConfig, ImageTransform, augment, pixel_statistics
+from aga.errors import DataError
+from aga.pairs import PairBatch
+
+UNKNOWN_LABEL = -1
+_CHANGE_SPLIT = "change prepare.split, or the split that the source states"
+
+
+class PairDataset:
+    """The image-report pairs of one split.
+
+    Args:
+        studies: The prepared studies.
+        tokens: Their tokens.
+        split: Which split.
+        cache: A folder on a local disk for the uncompressed pixels.
+        transform: How pixels are normalised; None takes the statistics of the training split.
+
+    Attributes:
+        rows: Manifest rows of the split, rising.
+        transform: The image transform.
+        tokens: As given.
+
+    Raises:
+        DataError: The split is empty.
+    """
+
+    def __init__(
+        self,
+        studies: StudyDataset,
+        tokens: TokenDataset,
+        split: Split,
+        cache: Path,
+        transform: ImageTransform | None = None,
+    ) -> None:
+        self.split = split
+        self.rows: Int64[np.ndarray, "N"] = studies.rows(split)
+        if not len(self.rows):
+            raise DataError(
+                f"The {split} split is empty",
+                where=studies.folder,
+                fix=_CHANGE_SPLIT,
+            )
+        self.tokens = tokens
+        self._studies = studies
+        self._images = studies.images(cache)
+        self.transform = transform or training_transform(studies, self._images)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Int64[np.ndarray, "B"]) -> PairBatch:
+        """The pairs of these manifest rows, in this order, normalised and not augmented.
+
+        Reports are padded to the longest of them, rounded up to a multiple of 8.
+        """
+        token_ids, attention_mask, content_mask = pad_tokens(
+            [self.tokens.token_ids(row) for row in rows],
+            [self.tokens.content(row) for row in rows],
+            self.tokens.tokenizer.pad_token_id,
+            self.tokens.record.max_tokens,
+        )
+        return PairBatch(
+            images=self.transform(torch.from_numpy(self._images[rows])),
+            token_ids=token_ids,
+            attention_mask=attention_mask,
+            content_mask=content_mask,
+            rows=torch.from_numpy(np.array(rows)),
+        )
+
+    @property
+    def statements(self) -> Int64[np.ndarray, "N"]:
+        """A key per row of `rows`; equal where two reports say the same (`statement_keys`)."""
+        keys: Int64[np.ndarray, "N"] = statement_keys(self._studies)[self.rows]
+        return keys
+
+    @property
+    def labels(self) -> dict[str, Int8[np.ndarray, "N"]]:
+        """Per finding, a label per row of `rows`: 1 present, 0 absent, -1 unknown."""
+        column = self._studies.column("labels").take(self.rows).to_pylist()
+        known = [dict(labels or ()) for labels in column]
+        findings = sorted({finding for labels in known for finding in labels})
+        return {finding: _label_column(known, finding) for finding in findings}
+
+
+class EpochBatches:
+    """The batches of an epoch, in an order that is a function of (seed, epoch) alone.
+
+    Args:
+        dataset: The pairs.
+        augmentation: How training images are changed.
+        loader_workers: Background threads that prepare the next batches while the consumer
+            computes; 0 prepares each batch when it is asked for. The batches are the same.
+    """
+
+    def __init__(
+        self, dataset: PairDataset, augmentation: AugmentationConfig, loader_workers: int
+    ) -> None:
+        self._dataset = dataset
+        self._augmentation = augmentation
+        self._workers = loader_workers
+
+    def steps_per_epoch(self, batch_size: int, train: bool) -> int:
+        """Global batches of an epoch; training drops the last incomplete one."""
+        full, rest = divmod(len(self._dataset), batch_size)
+        return full if train or not rest else full + 1
+
+    def batches(
+        self,
+        *,
+        epoch: int,
+        seed: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        start_step: int,
+        train: bool,
+    ) -> Iterator[PairBatch]:
+        """This process's share of each global batch, from step `start_step` of the epoch on.
+
+        Global batch `b` is `order[b * batch_size : (b + 1) * batch_size]`; rank `r` takes the
+        `r`-th of `world_size` contiguous slices of it. Training shuffles, augments and drops the
+        last incomplete batch. Otherwise rows come in the manifest's order and all of them; a rank
+        whose slice of the last batch is empty gets one batch less.
+
+        Args:
+            epoch: Counted from 0.
+            seed: The run's seed.
+            batch_size: Pairs over all processes.
+            rank: This process.
+            world_size: Number of processes.
+            start_step: Steps of this epoch that are done already.
+            train: Whether to shuffle, augment and drop.
+
+        Yields:
+            Batches on the CPU, in pinned memory where there is a GPU.
+
+        Raises:
+            DataError: The split has fewer pairs than a training batch, or processes cannot share a
+                training batch evenly.
+        """
+        if train:
+            self._check_batch_size(batch_size, world_size)
+        order = epoch_order(self._dataset.rows, seed, epoch) if train else self._dataset.rows
+        steps = range(start_step, self.steps_per_epoch(batch_size, train))
+        slices = (rank_slice(order, step, batch_size, rank, world_size) for step in steps)
+
+        def load(rows: Int64[np.ndarray, "B"]) -> PairBatch:
+            batch = self._dataset.batch(rows)
+            if train:
+                images = augment(batch.images, batch.rows, epoch, seed, self._augmentation)
+                batch = replace(batch, images=images)
+            return _pinned(batch)
+
+        return _in_order(load, (rows for rows in slices if len(rows)), self._workers)
+
+    def _check_batch_size(self, batch_size: int, world_size: int) -> None:
+        if batch_size > len(self._dataset):
+            raise DataError(
+                f"training.batch_size is more than the {self._dataset.split} split holds",
+                got=batch_size,
+                expected=f"at most {len(self._dataset)}",
+                fix="lower training.batch_size, or prepare more pairs",
+            )
+        if batch_size % world_size:
+            raise DataError(
+                "training.batch_size cannot be shared evenly by the workers",
+                got=batch_size,
+                expected=f"a multiple of cluster.workers, {world_size}",
+                fix="change training.batch_size or cluster.workers",
+            )
+
+
+def epoch_order(rows: Int64[np.ndarray, "N"], seed: int, epoch: int) -> Int64[np.ndarray, "N"]:
+    """The rows shuffled by (seed, epoch), each once."""
+    # `row_generator` counts in the highest word of this key's counter, so no draw is shared.
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 1, 0]))
+    return generator.permutation(rows)
+
+
+def rank_slice(
+    order: Int64[np.ndarray, "N"], step: int, batch_size: int, rank: int, world_size: int
+) -> Int64[np.ndarray, "B"]:
+    """The rows of one process at one step: a contiguous slice of the global batch."""
+    batch = order[step * batch_size : (step + 1) * batch_size]
+    return batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size]
+
+
+def training_transform(
+    studies: StudyDataset, images: UInt8[np.ndarray, "N H W C"]
+) -> ImageTransform:
+    """The transform that normalises by the training split's pixels, whatever split it is used on.
+
+    Raises:
+        DataError: The training split is empty.
+    """
+    rows = studies.rows("train")
+    if not len(rows):
+        raise DataError("The train split is empty", where=studies.folder, fix=_CHANGE_SPLIT)
+    mean, std = pixel_statistics(images, rows)
+    height, width, channels = images.shape[1:]
+    return ImageTransform(
+        height=height,
+        width=width,
+        channels=channels,
+        mean=mean,
+        std=std,
+        fit=studies.info.config["image"]["fit"],
+        mode=studies.info.config["image"]["mode"],
+    )
+
+
+def statement_keys(studies: StudyDataset) -> Int64[np.ndarray, "N"]:
+    """A key per manifest row; two rows have the same key where their reports say the same.
+
+    That is: equal statements, or, where the source states none, equal cleaned texts but for case.
+    """
+    numbers: dict[tuple[bool, str], int] = {}
+    pairs = zip(
+        studies.column("statement").to_pylist(), studies.column("text").to_pylist(), strict=True
+    )
+    said = [(True, text.casefold()) if key is None else (False, key) for key, text in pairs]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in said], np.int64)
+
+
+def _label_column(known: list[dict[str, int | None]], finding: str) -> Int8[np.ndarray, "N"]:
+    values = [labels.get(finding) for labels in known]
+    return np.array([UNKNOWN_LABEL if value is None else value for value in values], np.int8)
+
+
+def _pinned(batch: PairBatch) -> PairBatch:
+    """Page-locked, so that the copy to the GPU overlaps with compute; as it is without a GPU."""
+    if not torch.cuda.is_available():
+        return batch
+    return PairBatch(**{name: value.pin_memory() for name, value in vars(batch).items()})
+
+
+def _in_order(
+    load: Callable[[Int64[np.ndarray, "B"]], PairBatch],
+    slices: Iterator[Int64[np.ndarray, "B"]],
+    workers: int,
+) -> Iterator[PairBatch]:
+    """`map(load, slices)`, with `workers` threads ahead of the consumer by that many batches."""
+    if not workers:
+        yield from map(load, slices)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+    try:
+        pending = deque(pool.submit(load, rows) for rows in islice(slices, workers))
+        while pending:
+            batch = pending.popleft().result()
+            pending.extend(pool.submit(load, rows) for rows in islice(slices, 1))
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,183 @@
+"""A tokenizer made or opened, and the one way that training and inference apply it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Bool, Int64
+from tokenizers import Encoding, Tokenizer
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from aga.data.wordpiece import CLS, MASK, PAD, SEP, UNK, train_wordpiece
+from aga.errors import ParamsError
+
+NO_OFFSET = -1  # where a special token stands in the text
+PAD_MULTIPLE = 8  # lengths that kernels like, and few distinct ones
+_ROLES = (
+    "pad_token",
+    "unk_token",
+    "cls_token",
+    "sep_token",
+    "mask_token",
+    "bos_token",
+    "eos_token",
+)
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """One report's tokens, special tokens included, not padded.
+
+    Attributes:
+        token_ids: Vocabulary ids.
+        starts: Character offsets in the text; -1 for special tokens.
+        ends: Character offsets, exclusive; -1 for special tokens.
+        truncated: Tokens that were cut off.
+    """
+
+    token_ids: list[int]
+    starts: list[int]
+    ends: list[int]
+    truncated: int
+
+    @property
+    def content(self) -> list[bool]:
+        """Per token, True where it is no special token."""
+        return [start != NO_OFFSET for start in self.starts]
+
+
+def trained_tokenizer(
+    texts: Sequence[str], vocabulary: int, lowercase: bool, max_tokens: int
+) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer trained on `texts`; equal arguments give equal saved bytes."""
+    roles = dict(zip(_ROLES, (PAD, UNK, CLS, SEP, MASK), strict=False))
+    return _wrap(train_wordpiece(texts, vocabulary, lowercase), roles, max_tokens)
+
+
+def local_tokenizer(folder: Path, max_tokens: int) -> PreTrainedTokenizerFast:
+    """A tokenizer from a local folder; the network is never asked.
+
+    Raises:
+        ParamsError: There is no such folder, it holds no fast tokenizer, the tokenizer has no
+            padding token, or it allows fewer than `max_tokens` tokens.
+    """
+    if not folder.is_dir():
+        raise _unusable("There is no such tokenizer folder", folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _unusable("The folder holds no tokenizer", folder, type(error).__name__) from error
+    roles = {role: getattr(tokenizer, role, None) for role in _ROLES}
+    if not tokenizer.is_fast:
+        raise _unusable("The tokenizer cannot tell character offsets", folder, "no fast tokenizer")
+    if roles["pad_token"] is None:
+        raise _unusable("The tokenizer has no padding token", folder)
+    if max_tokens > tokenizer.model_max_length:
+        raise ParamsError(
+            "tokenizer.max_tokens is more than the tokenizer at tokenizer.path allows",
+            where=folder,
+            got=max_tokens,
+            expected=f"at most {tokenizer.model_max_length}",
+        )
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    return _wrap(backend, {role: str(token) for role, token in roles.items() if token}, max_tokens)
+
+
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """A tokenizer of this module, from the folder that its `save_pretrained` wrote."""
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_tokens: int
+) -> list[TokenizedText]:
+    """Tokenize texts as in training.
+
+    What looks like a special token in a text, `[SEP]`, is tokenized as the characters it is.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        texts: Cleaned report texts.
+        max_tokens: Longest result in tokens, special tokens included; the rest is cut off.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True
+    backend.no_padding()
+    backend.enable_truncation(max_tokens)
+    encodings = backend.encode_batch(list(texts))
+    backend.no_truncation()  # it would be saved with the tokenizer
+    return [_tokenized(encoding) for encoding in encodings]
+
+
+def pad_tokens(
+    token_ids: Sequence[npt.ArrayLike],
+    content: Sequence[npt.ArrayLike],
+    pad_id: int,
+    max_tokens: int,
+) -> tuple[Int64[Tensor, "B L"], Bool[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """Pad on the right to the longest report, rounded up to a multiple of 8.
+
+    Args:
+        token_ids: Per report, its ids, special tokens included.
+        content: Per report and token, True where it is no special token.
+        pad_id: Id of the padding token.
+        max_tokens: Never padded beyond: the text encoder has no more positions.
+
+    Returns:
+        Token ids, attention mask and content mask, as in `PairBatch`.
+    """
+    lengths = np.array([np.size(ids) for ids in token_ids])
+    width = min(-(-int(lengths.max()) // PAD_MULTIPLE) * PAD_MULTIPLE, max_tokens)
+    attention_mask = np.arange(width) < lengths[:, None]
+    padded_ids = np.full(attention_mask.shape, pad_id, np.int64)
+    padded_ids[attention_mask] = np.concatenate(token_ids)
+    content_mask = np.zeros(attention_mask.shape, bool)
+    content_mask[attention_mask] = np.concatenate(content)
+    return (
+        torch.from_numpy(padded_ids),
+        torch.from_numpy(attention_mask),
+        torch.from_numpy(content_mask),
+    )
+
+
+def _tokenized(encoding: Encoding) -> TokenizedText:
+    special = encoding.special_tokens_mask
+    offsets = [
+        (NO_OFFSET, NO_OFFSET) if is_special else offset
+        for offset, is_special in zip(encoding.offsets, special, strict=True)
+    ]
+    return TokenizedText(
+        token_ids=encoding.ids,
+        starts=[start for start, _ in offsets],
+        ends=[end for _, end in offsets],
+        truncated=sum(part.special_tokens_mask.count(0) for part in encoding.overflowing),
+    )
+
+
+def _wrap(backend: Tokenizer, roles: dict[str, str], max_tokens: int) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=max_tokens,
+        clean_up_tokenization_spaces=False,
+        **roles,
+    )
+
+
+def _unusable(what: str, folder: Path, got: str | None = None) -> ParamsError:
+    return ParamsError(
+        what,
+        where=f"tokenizer.path = {folder}",
+        got=got,
+        expected="a folder that transformers' save_pretrained wrote, such as that of a BERT model",
+        fix="set tokenizer.path to such a folder, or to null to train a tokenizer",
+    )

@@ -1,0 +1,207 @@
+"""Image encoder: any timm ViT or CNN, giving patch features in reading order and a global one."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from pydantic import JsonValue, field_validator
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+
+from aga.config import Config
+from aga.encoders.weights import load_strict
+from aga.errors import ParamsError
+
+# Set by the library itself; some of them would also reach for the network or open a pickle.
+RESERVED_OPTIONS = frozenset(
+    {
+        "cache_dir",
+        "checkpoint_path",
+        "features_only",
+        "img_size",
+        "in_chans",
+        "num_classes",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+    }
+)
+CLASSIFIERS = ("fc", "head", "classifier")
+
+
+class ImageEncoderConfig(Config):
+    """Settings of the image encoder.
+
+    Attributes:
+        architecture: A timm model name.
+        options: Keyword arguments of that model; lists become tuples.
+        weights: A .safetensors file to start from, or None to start from scratch.
+        patch_layer: Index of the feature map that gives the patches, as timm counts them: stages of
+            a CNN (0 is the stem), blocks of a ViT; negative numbers count from the end.
+    """
+
+    architecture: str
+    options: dict[str, JsonValue]
+    weights: str | None
+    patch_layer: int
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if timm.is_model(name):
+            return name
+        close = difflib.get_close_matches(name, timm.list_models(), n=4)
+        hint = f"; close names: {', '.join(close)}" if close else ""
+        raise ValueError(f"timm has no model '{name}'{hint}")
+
+    @field_validator("options")
+    @classmethod
+    def _own(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        taken = sorted(RESERVED_OPTIONS & options.keys())
+        if taken:
+            raise ValueError(f"set by the library, not by options: {', '.join(taken)}")
+        return options
+
+    def resolved(self, home: Path) -> ImageEncoderConfig:
+        """The same settings with `weights` as an absolute path; relative ones start at `home`."""
+        if self.weights is None:
+            return self
+        return self.model_copy(update={"weights": str((home / self.weights).resolve())})
+
+
+class ImageEncoder(nn.Module):
+    """Patches and a global feature of images of one size.
+
+    Args:
+        config: Architecture and weights.
+        channels: Channels C of the images.
+        image_size: Height H and width W of the images in pixels.
+
+    Attributes:
+        patch_width: Features E of a patch.
+        global_width: Features F of an image.
+
+    Raises:
+        ParamsError: The options, the patch layer or the image size do not fit the architecture.
+        CheckpointError: The weights file is missing, damaged, or of another architecture.
+    """
+
+    def __init__(
+        self, config: ImageEncoderConfig, *, channels: int, image_size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.channels = channels
+        self.image_size = image_size
+        self.backbone = _create(config, channels, image_size)
+        if config.weights is not None:
+            classifiers = {*CLASSIFIERS, *_names(self.backbone.pretrained_cfg["classifier"])}
+            load_strict(self.backbone, Path(config.weights), ignored=classifiers)
+        feature_map, features = self._first_probe()
+        self.patch_width: int = feature_map.shape[1]
+        self.global_width: int = features.shape[1]
+        self._grid: tuple[int, int] = (feature_map.shape[2], feature_map.shape[3])
+
+    def forward(
+        self, images: Float[Tensor, "B C H W"]
+    ) -> tuple[Float[Tensor, "B P E"], Float[Tensor, "B F"]]:
+        """Encode normalised images.
+
+        Returns:
+            Patch features, row-major: patch p is row p // columns, column p % columns of the grid,
+            class and register tokens left out; and the network's own pooled feature.
+        """
+        feature_map, features = self._features(images)
+        # [B E rows columns] -> [B E P] -> [B P E]; a bare view to [B P E] would scramble the places
+        return feature_map.flatten(2).transpose(1, 2), features
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of an image of this size in pixels; P = rows * columns."""
+        if (height, width) == self.image_size:
+            return self._grid
+        feature_map, _ = self._probe(height, width)
+        return feature_map.shape[2], feature_map.shape[3]
+
+    def _features(
+        self, images: Float[Tensor, "B C H W"]
+    ) -> tuple[Float[Tensor, "B E rows columns"], Float[Tensor, "B F"]]:
+        final, (feature_map,) = self.backbone.forward_intermediates(
+            images, indices=[self.config.patch_layer], norm=True, output_fmt="NCHW"
+        )
+        return feature_map, self.backbone.forward_head(final, pre_logits=True)
+
+    def _first_probe(self) -> tuple[Float[Tensor, "1 E rows columns"], Float[Tensor, "1 F"]]:
+        try:
+            return self._probe(*self.image_size)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ParamsError(
+                f"'{self.config.architecture}' cannot read images of this size.",
+                where="prepare.image.size",
+                got=f"{self.image_size[0]} x {self.image_size[1]} pixels: {error}",
+                fix="use larger images, or a multiple of the architecture's patch or window size",
+            ) from error
+
+    @torch.no_grad()
+    def _probe(
+        self, height: int, width: int
+    ) -> tuple[Float[Tensor, "1 E rows columns"], Float[Tensor, "1 F"]]:
+        # Running a blank image is the one way to the shapes that holds for every family of timm.
+        like = next(self.backbone.parameters())
+        was_training = self.training
+        self.eval()
+        try:
+            return self._features(like.new_zeros(1, self.channels, height, width))
+        finally:
+            self.train(was_training)
+
+
+def _create(config: ImageEncoderConfig, channels: int, image_size: tuple[int, int]) -> Any:
+    options = {name: _tuples(value) for name, value in config.options.items()}
+    if get_pretrained_cfg(config.architecture).fixed_input_size:
+        options["img_size"] = image_size
+    try:
+        backbone = timm.create_model(
+            config.architecture, pretrained=False, in_chans=channels, num_classes=0, **options
+        )
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ParamsError(
+            f"timm cannot build '{config.architecture}' with these options.",
+            where="image_encoder.options",
+            got=f"{options}: {error}",
+            fix="compare the options with the model's arguments in timm",
+        ) from error
+    _check_patch_layer(backbone, config)
+    return backbone
+
+
+def _check_patch_layer(backbone: Any, config: ImageEncoderConfig) -> None:
+    if not hasattr(backbone, "forward_intermediates"):
+        raise ParamsError(
+            "The architecture does not give its feature maps.",
+            where="image_encoder.architecture",
+            got=config.architecture,
+            expected="a timm model with forward_intermediates, as nearly all ViTs and CNNs have",
+        )
+    layers = len(backbone.feature_info)
+    if not -layers <= config.patch_layer < layers:
+        raise ParamsError(
+            "The architecture has no such feature map.",
+            where="image_encoder.patch_layer",
+            got=config.patch_layer,
+            expected=f"0 to {layers - 1}, or -{layers} to -1, for {config.architecture}",
+        )
+
+
+def _tuples(value: JsonValue) -> Any:
+    """YAML knows lists only; timm expects tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _names(classifier: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Timm names one classifier, several (distilled models), or none."""
+    return (classifier,) if isinstance(classifier, str) else classifier or ()

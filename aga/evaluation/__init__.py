@@ -1,0 +1,85 @@
+"""Downstream tasks: what a shipped encoder is worth on patients it has not seen.
+
+Contract of a task: one module with a `Config` class and `evaluate(...) -> Metrics`. It reads a
+bundle, prepared pixels and texts, never training tokens, so it measures what a user of the bundle
+would get. Every metric carries its bootstrap interval over patients, what chance reaches, and the
+hash of its prompts or gallery. No score may depend on which other rows share its batch.
+
+May import `aga.bundle` and what lies below it; not `aga.training`, `aga.registry`, `aga.explain`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from aga.bundle import Bundle
+from aga.config import Config
+from aga.data.schema import Split
+from aga.data.studies import StudyDataset
+from aga.evaluation import retrieval, zero_shot
+from aga.evaluation.bootstrap import BootstrapConfig
+from aga.evaluation.embedded import EmbeddedSplit, embed_split
+from aga.evaluation.metrics import Metric, Metrics, format_table, read_metrics, write_metrics
+from aga.evaluation.retrieval import RetrievalConfig
+from aga.evaluation.zero_shot import ZeroShotConfig
+
+__all__ = [
+    "EmbeddedSplit",
+    "EvaluationConfig",
+    "Metric",
+    "Metrics",
+    "embed_split",
+    "evaluate",
+    "format_table",
+    "read_metrics",
+    "write_metrics",
+]
+
+
+class EvaluationConfig(Config):
+    """Settings of all tasks.
+
+    Attributes:
+        batch_size: Images or texts embedded at once; no result depends on it.
+        retrieval: Image-report retrieval.
+        zero_shot: Classification by prompts.
+        bootstrap: The intervals of both.
+    """
+
+    batch_size: int = Field(gt=0)
+    retrieval: RetrievalConfig
+    zero_shot: ZeroShotConfig
+    bootstrap: BootstrapConfig
+
+
+def evaluate(
+    bundle: Bundle,
+    studies: StudyDataset,
+    cache: Path,
+    config: EvaluationConfig,
+    *,
+    seed: int,
+    split: Split = "test",
+) -> list[Metrics]:
+    """Run every task on one split; images and texts are embedded once.
+
+    Args:
+        bundle: The encoder to measure.
+        studies: Prepared pairs.
+        cache: Folder of the uncompressed pixel cache.
+        config: Settings of the tasks.
+        seed: Seed of the bootstrap.
+        split: Which patients.
+
+    Raises:
+        DataError: The split is empty, or its images do not fit the bundle's transform.
+        CheckpointError: The bundle's embeddings are not finite.
+        ParamsError: There is no such prompt set.
+    """
+    dataset = embed_split(bundle, studies, split, cache, config.batch_size)
+    return [
+        retrieval.evaluate(dataset, config.retrieval, config.bootstrap, seed),
+        zero_shot.evaluate(bundle, dataset, config.zero_shot, config.bootstrap, seed),
+    ]

@@ -1,0 +1,142 @@
+"""What a task returns: named metrics with intervals and chance, as JSON and as a table."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aga.errors import DataError
+from aga.evaluation.bootstrap import Estimate
+
+# Names of the tasks, in the order in which they are shown; each writes `<task>.json`.
+TASKS = ("retrieval", "zero_shot")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured number.
+
+    Attributes:
+        value: The number on the rows as they are.
+        low: Lower end of its bootstrap interval; None where no resample defines it.
+        high: Upper end.
+        chance: What a model that knows nothing reaches on the same rows.
+        n: Rows it was measured on.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    chance: float
+    n: int
+
+    @classmethod
+    def of(cls, estimate: Estimate, chance: float, n: int) -> Metric:
+        """The metric of a bootstrap estimate."""
+        low, high = (None if math.isnan(end) else end for end in (estimate.low, estimate.high))
+        return cls(estimate.value, low, high, chance, n)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The result of one task.
+
+    Attributes:
+        task: Name of the task; the first part of every metric's name.
+        values: Metric by full name: `retrieval/text_to_image/recall_at_10`.
+        provenance: What was measured with and on: hashes, versions, counts. No patient data.
+    """
+
+    task: str
+    values: Mapping[str, Metric]
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+    def flat(self) -> dict[str, float]:
+        """Value by full name, for the registry and for tracking."""
+        return {name: metric.value for name, metric in self.values.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested by the parts of the names after the task, so that DVC shows one column each."""
+        nested: dict[str, Any] = {}
+        for name, metric in self.values.items():
+            *folders, leaf = name.split("/")[1:]
+            place = nested
+            for folder in folders:
+                place = place.setdefault(folder, {})
+            place[leaf] = asdict(metric)
+        return {"task": self.task, "metrics": nested, "provenance": dict(self.provenance)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Metrics:
+        """The inverse of `to_json`.
+
+        Raises:
+            DataError: The document is not one that `to_json` wrote.
+        """
+        try:
+            task = document["task"]
+            values = dict(_leaves(task, document["metrics"]))
+            return cls(task, values, document["provenance"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                "A metrics file cannot be read",
+                got=f"{type(error).__name__}: {error}",
+                expected="task, metrics and provenance, as evaluate writes them",
+                fix="run workflows/evaluate.py again",
+            ) from error
+
+
+def write_metrics(results: Sequence[Metrics], folder: Path) -> None:
+    """Write each task's `<folder>/<task>.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
+        (folder / f"{result.task}.json").write_text(text, encoding="utf-8")
+
+
+def read_metrics(folder: Path) -> list[Metrics]:
+    """Read what `write_metrics` wrote: the files of `TASKS` that are there, in that order."""
+    paths = [folder / f"{task}.json" for task in TASKS]
+    return [
+        Metrics.from_json(json.loads(path.read_text(encoding="utf-8")))
+        for path in paths
+        if path.is_file()
+    ]
+
+
+def format_table(results: Sequence[Metrics]) -> str:
+    """A text table of every metric: value, interval, chance, rows."""
+    header = ("metric", "value", "interval", "chance", "n")
+    rows = [
+        (name, *_cells(metric), str(metric.n))
+        for result in results
+        for name, metric in result.values.items()
+    ]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = []
+    for name, *cells in [header, tuple("-" * width for width in widths), *rows]:
+        numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([name.ljust(widths[0]), *numbers]))
+    return "\n".join(lines)
+
+
+def format_number(value: float | None) -> str:
+    """Three decimals for shares, one for ranks and other large numbers, a dash for none."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
+
+
+def _cells(metric: Metric) -> tuple[str, str, str]:
+    interval = f"[{format_number(metric.low)}, {format_number(metric.high)}]"
+    return format_number(metric.value), interval, format_number(metric.chance)
+
+
+def _leaves(prefix: str, nested: Mapping[str, Any]) -> list[tuple[str, Metric]]:
+    if "value" in nested:
+        return [(prefix, Metric(**nested))]
+    return [leaf for name, part in nested.items() for leaf in _leaves(f"{prefix}/{name}", part)]

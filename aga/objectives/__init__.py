@@ -1,0 +1,65 @@
+"""Training objectives: what the embeddings of a batch of pairs shall be like.
+
+Contract: `Objective.forward(PairEmbeddings) -> LossTerms`. An objective owns its parameters (gates,
+temperatures, attention), computes in float32 or wider whatever the encoders ran in, and gives the
+same loss and gradients on any number of processes. One file holds one objective and its
+configuration; `contrastive`, `grouping`, `gates` and `bidirectional` hold the parts. A new
+objective is one more file, one field of `ObjectiveConfig`, one branch of `build_objective`, one
+block of params.yaml and one reference test.
+
+May import `aga.pairs`, `aga.collectives`, `aga.tensors`, `aga.errors` and `aga.config`; knows
+nothing of data, encoders or training.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aga.config import Config
+from aga.objectives.aga import AgaConfig, AgaObjective
+from aga.objectives.base import LossTerms, Objective
+from aga.objectives.clip import ClipConfig, ClipObjective
+from aga.objectives.diagnostics import collapse_warnings
+from aga.objectives.grouping import Groups
+
+__all__ = [
+    "AgaConfig",
+    "AgaObjective",
+    "ClipConfig",
+    "ClipObjective",
+    "Groups",
+    "LossTerms",
+    "Objective",
+    "ObjectiveConfig",
+    "build_objective",
+    "collapse_warnings",
+]
+
+
+class ObjectiveConfig(Config):
+    """Which objective trains the encoder, and the settings of each.
+
+    Attributes:
+        name: The objective in use; the others' settings are validated but not used.
+        aga: Adaptive Grouped Alignment.
+        clip: The baseline.
+    """
+
+    name: Literal["aga", "clip"]
+    aga: AgaConfig
+    clip: ClipConfig
+
+
+def build_objective(config: ObjectiveConfig, width: int) -> Objective:
+    """The configured objective, with fresh parameters.
+
+    Args:
+        config: Which one, and its settings.
+        width: Joint width `D` of the embeddings.
+
+    Raises:
+        ParamsError: The settings do not fit `width`.
+    """
+    if config.name == "clip":
+        return ClipObjective(config.clip)
+    return AgaObjective(config.aga, width)

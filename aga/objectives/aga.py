@@ -1,0 +1,249 @@
+"""Adaptive Grouped Alignment: groups, their alignment inside each pair, and the total loss.
+
+Equations: docs/method.md, steps 2 to 10.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, ClassVar, Self
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from aga.config import Config
+from aga.objectives.base import LossTerms, Objective, full_precision
+from aga.objectives.bidirectional import BcgaConfig, BidirectionalAlignment
+from aga.objectives.contrastive import (
+    ContrastConfig,
+    Duplicates,
+    GlobalContrast,
+    Positions,
+    symmetric_pair_nce,
+)
+from aga.objectives.diagnostics import (
+    embedding_diagnostics,
+    group_diagnostics,
+    likeness_diagnostics,
+)
+from aga.objectives.gates import GateConfig, ThresholdGate
+from aga.objectives.grouping import Groups, Scaling, choose, scale, statistics
+from aga.pairs import PairEmbeddings
+from aga.tensors import masked_mean, normalize
+
+logger = logging.getLogger(__name__)
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class IgaConfig(Config):
+    """Instance-aware Group Alignment.
+
+    Attributes:
+        temperature: τ.
+        patch_weight: Weight of the patch side; 0 skips it.
+        duplicates: What equal words of a report, or alike patches of an image, are to each other:
+            `negative`, `ignore` (left out), or `positive` (each is a right answer for the other).
+        patch_similarity: Cosine from which on two patches are alike.
+        max_patches: How many patches ask, drawn anew for each pair and step while training; they
+            are compared with all patches, so the expectation of the loss stays. None keeps all.
+    """
+
+    temperature: Annotated[float, Field(gt=0)]
+    patch_weight: Weight
+    duplicates: Duplicates
+    patch_similarity: Annotated[float, Field(gt=0, le=1)]
+    max_patches: Annotated[int, Field(gt=0)] | None
+
+
+class WeightsConfig(Config):
+    """Weights of the three terms; a term of weight 0 is not computed. Not all can be 0."""
+
+    contrast: Weight
+    iga: Weight
+    bcga: Weight
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not (self.contrast or self.iga or self.bcga):
+            raise ValueError("at least one of contrast, iga and bcga must be over 0")
+        return self
+
+
+class AgaConfig(Config):
+    """The AGA objective; every part has its own section.
+
+    Attributes:
+        scaling: How cosines become numbers in [0, 1] before the threshold.
+        scaling_temperature: Divides the cosines of `softmax` and `sigmoid` scaling.
+        gate: The thresholds.
+        iga: Alignment of positions with their groups, inside a pair.
+        bcga: Alignment of the two kinds of group, inside a pair.
+        contrast: The loss between pairs.
+        weights: How the terms add up.
+    """
+
+    scaling: Scaling
+    scaling_temperature: Annotated[float, Field(ge=0.05)]
+    gate: GateConfig
+    iga: IgaConfig
+    bcga: BcgaConfig
+    contrast: ContrastConfig
+    weights: WeightsConfig
+
+
+class AgaObjective(Objective):
+    """AGA with both gates; a part whose weight is 0 has no trainable parameters.
+
+    Args:
+        config: All settings.
+        width: Joint width `D`.
+
+    Raises:
+        ParamsError: The attention heads of BCGA do not divide `width`.
+    """
+
+    crosses_pairs: ClassVar[bool] = True
+
+    def __init__(self, config: AgaConfig, width: int) -> None:
+        super().__init__()
+        self.config = config
+        weights = config.weights
+        self.token_gate = ThresholdGate(width, config.gate)
+        self.patch_gate = ThresholdGate(width, config.gate)
+        self.bcga = BidirectionalAlignment(width, config.bcga) if weights.bcga else None
+        self.contrast = GlobalContrast(config.contrast) if weights.contrast else None
+        self._freeze_idle_gates()
+
+    def _freeze_idle_gates(self) -> None:
+        """Gates that no gradient reaches are no parameters to train: DDP would wait for them."""
+        weights, moves = self.config.weights, self.config.gate.relaxation != "hard"
+        if not moves and self.config.gate.kind != "fixed":
+            logger.warning("objective.aga.gate.relaxation: hard keeps the thresholds at their init")
+        patch_side = bool(weights.bcga or (weights.iga and self.config.iga.patch_weight))
+        self.token_gate.requires_grad_(moves and bool(weights.bcga or weights.iga))
+        self.patch_gate.requires_grad_(moves and patch_side)
+
+    def losses(self, pairs: PairEmbeddings) -> LossTerms:
+        """Terms `contrast`, `iga` and `bcga`, those whose weight is not 0 (step 9)."""
+        weights = self.config.weights
+        terms: dict[str, Tensor] = {}
+        diagnostics = embedding_diagnostics(pairs.image, pairs.text)
+        if self.contrast is not None:
+            terms["contrast"] = weights.contrast * self.contrast(pairs.image, pairs.text)
+            diagnostics["contrast/temperature"] = self.contrast.temperature
+        if weights.iga or weights.bcga:
+            content = pairs.content_mask
+            tokens, patches = normalize(pairs.tokens), normalize(pairs.patches)
+            groups = self._groups(pairs, tokens, patches)
+            diagnostics |= group_diagnostics(groups, content)
+            diagnostics |= likeness_diagnostics(tokens, patches, content)
+            if weights.iga:
+                losses = self._iga(pairs, tokens, patches, groups)
+                diagnostics |= {f"iga/{side}": loss.mean() for side, loss in losses.items()}
+                side_weights = {"token": 1.0, "patch": self.config.iga.patch_weight}
+                sides = [side_weights[side] * loss.mean() for side, loss in losses.items()]
+                terms["iga"] = weights.iga * torch.stack(sides).sum()
+            if self.bcga is not None:
+                loss = self.bcga(groups.visual_groups, groups.language_groups, content)
+                terms["bcga"] = weights.bcga * loss.mean()
+        return LossTerms.of(terms, diagnostics)
+
+    def groups(self, pairs: PairEmbeddings) -> Groups:
+        """The groups of each pair: which patches each word chose, and which words each patch.
+
+        Autograd works as usual; wrap in `torch.no_grad()` to explain or evaluate.
+        """
+        with torch.autocast(pairs.image.device.type, enabled=False):
+            pairs = full_precision(pairs)
+            return self._groups(pairs, normalize(pairs.tokens), normalize(pairs.patches))
+
+    def group_scores(self, pairs: PairEmbeddings) -> Float[Tensor, "B"]:
+        """Mean over the content tokens of the cosine of token and visual group (step 10).
+
+        0 for a report without a content token.
+        """
+        groups = self.groups(pairs)
+        tokens = normalize(full_precision(pairs).tokens)
+        cosines = (tokens * normalize(groups.visual_groups)).sum(-1)
+        return masked_mean(cosines, pairs.content_mask)
+
+    def _groups(
+        self,
+        pairs: PairEmbeddings,
+        tokens: Float[Tensor, "B L D"],
+        patches: Float[Tensor, "B P D"],
+    ) -> Groups:
+        """Steps 2 to 5; `tokens` and `patches` are those of `pairs` at unit length."""
+        content = pairs.content_mask
+        similarity = torch.bmm(tokens, patches.transpose(1, 2))  # step 2, [B, L, P]
+        every = content.new_ones(patches.shape[:2])
+        readable = content.any(-1, keepdim=True).expand_as(every)
+        token_to_patch, token_thresholds, visual_sizes = self._direction(
+            self.token_gate, tokens, similarity, content, every
+        )
+        patch_to_token, patch_thresholds, language_sizes = self._direction(
+            self.patch_gate, patches, similarity.transpose(1, 2), readable, content
+        )
+        return Groups(
+            visual_groups=torch.bmm(token_to_patch, pairs.patches),
+            language_groups=torch.bmm(patch_to_token, pairs.tokens),
+            token_to_patch=token_to_patch,
+            patch_to_token=patch_to_token,
+            token_thresholds=token_thresholds,
+            patch_thresholds=patch_thresholds,
+            visual_sizes=visual_sizes,
+            language_sizes=language_sizes,
+        )
+
+    def _direction(
+        self,
+        gate: ThresholdGate,
+        queries: Float[Tensor, "B X D"],
+        similarity: Float[Tensor, "B X Y"],
+        asking: Bool[Tensor, "B X"],
+        elements: Bool[Tensor, "B Y"],
+    ) -> tuple[Float[Tensor, "B X Y"], Float[Tensor, "B X"], Int64[Tensor, "B X"]]:
+        """Weights, thresholds and sizes of one direction (steps 3 to 5)."""
+        config, mask = self.config, asking[:, :, None] & elements[:, None, :]
+        scaled = scale(similarity, mask, config.scaling, config.scaling_temperature)
+        choices = elements.sum(-1).clamp(min=1).to(similarity.dtype)
+        thresholds = gate(queries, statistics(similarity, elements), choices)
+        weights, sizes = choose(
+            scaled, thresholds, mask, config.gate.relaxation, config.gate.temperature
+        )
+        return weights, thresholds, sizes
+
+    def _iga(
+        self,
+        pairs: PairEmbeddings,
+        tokens: Float[Tensor, "B L D"],
+        patches: Float[Tensor, "B P D"],
+        groups: Groups,
+    ) -> dict[str, Float[Tensor, "B"]]:
+        """Step 6: the losses `L_token` and `L_patch` of each pair; `patch` only with a weight."""
+        config, content = self.config.iga, pairs.content_mask
+        words = Positions(content, pairs.token_ids, config.duplicates)
+        visual = normalize(groups.visual_groups)
+        losses = {"token": symmetric_pair_nce(tokens, visual, words, config.temperature)}
+        if config.patch_weight:
+            places = Positions(
+                content.any(-1, keepdim=True).expand(patches.shape[:2]),
+                patches,
+                config.duplicates,
+                config.patch_similarity,
+            )
+            language = normalize(groups.language_groups)
+            losses["patch"] = symmetric_pair_nce(
+                patches, language, places, config.temperature, self._sample(patches)
+            )
+        return losses
+
+    def _sample(self, patches: Float[Tensor, "B P D"]) -> Int64[Tensor, "B Q"] | None:
+        """A uniform choice of `max_patches` patches for each pair; None for all of them."""
+        most = self.config.iga.max_patches
+        if most is None or most >= patches.shape[1] or not self.training:
+            return None
+        return torch.rand(patches.shape[:2], device=patches.device).topk(most, dim=1).indices

@@ -1,0 +1,261 @@
+"""Contrastive losses: noise-contrastive estimation inside one pair, and between pairs.
+
+Equations: docs/method.md, step 6 (inside one pair) and step 8 (between pairs). All vectors that
+enter have length one. Letter `X`: the positions that queries and keys of one pair run over, the
+tokens of a report or the patches of an image; `Q`: those of them that ask.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from aga.collectives import gather_with_gradient, rank
+from aga.config import Config
+from aga.tensors import masked_mean, normalize
+
+Duplicates = Literal["negative", "ignore", "positive"]
+
+# More queries than this are compared in several chunks, and the comparisons are computed anew in
+# the backward pass, so that memory grows with P and not with P².
+CHUNK = 256
+MAX_SCALE = 100.0  # 1/τ of the learned temperature, at most
+SIGMOID_BIAS = -10.0  # at the start, as in SigLIP: nearly all image-text combinations do not match
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The positions of each pair between which an in-pair loss discriminates.
+
+    Attributes:
+        mask: Positions that take part, as queries and as keys.
+        identity: What tells duplicates: equal integers, or unit vectors whose product reaches
+            `bound`. Never differentiated. None where nothing is a duplicate.
+        duplicates: Whether the duplicates of a query are negatives, left out, or right answers.
+        bound: Product of two unit vectors from which on they are duplicates.
+    """
+
+    mask: Bool[Tensor, "B X"]
+    identity: Int64[Tensor, "B X"] | Float[Tensor, "B X D"] | None = None
+    duplicates: Duplicates = "negative"
+    bound: float = 1.0
+
+    def other_duplicates(self, index: Int64[Tensor, "B Q"] | None) -> Bool[Tensor, "B Q X"] | None:
+        """Which positions are duplicates of the queries at `index`, themselves left out."""
+        if self.identity is None or self.duplicates == "negative":
+            return None
+        keys = self.identity.detach()
+        asking = keys if index is None else _take(keys, index)
+        if keys.is_floating_point():
+            same = torch.bmm(asking, keys.transpose(1, 2)) >= self.bound
+        else:
+            same = asking[:, :, None] == keys[:, None, :]
+        places = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return same & (places != (places if index is None else index)[..., None])
+
+
+def pair_nce(
+    queries: Float[Tensor, "B X D"],
+    keys: Float[Tensor, "B X D"],
+    positions: Positions,
+    temperature: float,
+    index: Int64[Tensor, "B Q"] | None = None,
+) -> Float[Tensor, "B"]:
+    """NCE(queries, keys) of each pair: query `i` shall find key `i` among the keys of its own pair.
+
+    Args:
+        queries: Unit vectors.
+        keys: Unit vectors.
+        positions: Which positions count, and what becomes of duplicates.
+        temperature: τ.
+        index: The queries to average over; all where None. A uniform sample leaves the expectation
+            as it is, since each query is compared with every key in any case.
+
+    Returns:
+        The mean over the pair's kept queries; 0 for a pair that has none.
+    """
+    parts = _chunks(positions.mask, index)
+    if len(parts) == 1:
+        losses = _query_losses(queries, keys, positions, temperature, index)
+    else:
+        losses = torch.cat(
+            [
+                checkpoint(
+                    _query_losses,
+                    *(queries, keys, positions, temperature, part),
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+                for part in parts
+            ],
+            dim=1,
+        )
+    mask = positions.mask if index is None else positions.mask.gather(1, index)
+    return masked_mean(losses, mask)
+
+
+def symmetric_pair_nce(
+    first: Float[Tensor, "B X D"],
+    second: Float[Tensor, "B X D"],
+    positions: Positions,
+    temperature: float,
+    index: Int64[Tensor, "B Q"] | None = None,
+) -> Float[Tensor, "B"]:
+    """½ [NCE(first, second) + NCE(second, first)] of each pair; arguments as in `pair_nce`."""
+    if index is not None or positions.mask.shape[1] > CHUNK:
+        forth = pair_nce(first, second, positions, temperature, index)
+        return (forth + pair_nce(second, first, positions, temperature, index)) / 2
+    mask = positions.mask
+    # Both directions read one matrix: its rows, and its columns.
+    asking = first / temperature
+    kept, right = _kept_and_right(torch.bmm(asking, second.transpose(1, 2)), positions, None)
+    own = (asking * second).sum(-1)
+    back, forth = (
+        masked_mean(kept.logsumexp(d) - (own if right is None else right.logsumexp(d)), mask)
+        for d in (1, 2)
+    )
+    return (forth + back) / 2
+
+
+def _query_losses(
+    queries: Float[Tensor, "B X D"],
+    keys: Float[Tensor, "B X D"],
+    positions: Positions,
+    temperature: float,
+    index: Int64[Tensor, "B Q"] | None,
+) -> Float[Tensor, "B Q"]:
+    """The loss of each query; meaningless, but finite, where the position is masked."""
+    asking, answers = (x if index is None else _take(x, index) for x in (queries, keys))
+    asking = asking / temperature
+    kept, right = _kept_and_right(torch.bmm(asking, keys.transpose(1, 2)), positions, index)
+    own = (asking * answers).sum(-1)
+    return kept.logsumexp(-1) - (own if right is None else right.logsumexp(-1))
+
+
+def _kept_and_right(
+    logits: Float[Tensor, "B Q X"], positions: Positions, index: Int64[Tensor, "B Q"] | None
+) -> tuple[Float[Tensor, "B Q X"], Float[Tensor, "B Q X"] | None]:
+    """The logits of the denominator, and of the numerator where it is more than the key itself.
+
+    Masked queries drop all of their keys: that changes no result, since their losses are dropped,
+    and makes the matrix of all queries symmetric, so that its columns can be read like its rows.
+    """
+    mask = positions.mask
+    asking = mask if index is None else mask.gather(1, index)
+    keep = asking[:, :, None] & mask[:, None, :]
+    lowest = torch.finfo(logits.dtype).min
+    others = positions.other_duplicates(index)
+    if others is None:
+        return logits.masked_fill(~keep, lowest), None
+    if positions.duplicates == "ignore":
+        return logits.masked_fill(others | ~keep, lowest), None
+    places = torch.arange(mask.shape[1], device=mask.device)
+    right = others | (places == (places if index is None else index)[..., None])
+    return logits.masked_fill(~keep, lowest), logits.masked_fill(~(right & keep), lowest)
+
+
+def _chunks(
+    mask: Bool[Tensor, "B X"], index: Int64[Tensor, "B Q"] | None
+) -> list[Int64[Tensor, "B _"]]:
+    """The queries in chunks of at most `CHUNK`; every position where `index` is None."""
+    if index is None:
+        index = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+    return [index[:, at : at + CHUNK] for at in range(0, index.shape[1], CHUNK)]
+
+
+def _take(values: Tensor, index: Int64[Tensor, "B Q"]) -> Tensor:
+    """`values[b, index[b, q]]` for `values` of shape [B, X] or [B, X, D]."""
+    if values.ndim == 3:
+        return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+    return values.gather(1, index)
+
+
+class ContrastConfig(Config):
+    """The loss between pairs.
+
+    Attributes:
+        form: `infonce` (symmetric softmax) or `sigmoid` (each combination a yes-no question).
+        temperature: τ at the start; learned, and never under 0.01.
+    """
+
+    form: Literal["infonce", "sigmoid"]
+    temperature: Annotated[float, Field(ge=1 / MAX_SCALE)]
+
+
+class GlobalContrast(nn.Module):
+    """The global loss `L_global` with its learned temperature (docs/method.md, step 8)."""
+
+    def __init__(self, config: ContrastConfig) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+        self.bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if config.form == "sigmoid" else None
+
+    @property
+    def temperature(self) -> Float[Tensor, ""]:
+        """τ as it is now, without gradient."""
+        return (-self.log_scale.detach()).exp()
+
+    def forward(self, image: Float[Tensor, "B D"], text: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+        """This process's share of the loss; the mean over processes is the loss of all `N` pairs.
+
+        Each process compares its own images with the texts of all processes, and its own texts
+        with all images, so that no combination is computed twice.
+        """
+        with torch.no_grad():  # a projection: a clamp in the graph would stop the gradient for good
+            self.log_scale.clamp_(max=math.log(MAX_SCALE))
+        scale = self.log_scale.exp()
+        image, text = normalize(image), normalize(text)
+        images, texts = gather_with_gradient(torch.cat((image, text), dim=-1)).chunk(2, dim=-1)
+        own = rank() * len(image) + torch.arange(len(image), device=image.device)
+        if self.bias is None:
+            return info_nce(image, text, images, texts, own, scale=scale)
+        return pairwise_sigmoid(image, texts, own, scale, self.bias)
+
+
+def info_nce(
+    image: Float[Tensor, "B D"],
+    text: Float[Tensor, "B D"],
+    images: Float[Tensor, "N D"],
+    texts: Float[Tensor, "N D"],
+    own: Int64[Tensor, "B"],
+    *,
+    scale: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Symmetric InfoNCE of unit vectors.
+
+    Args:
+        image: The images that ask, for their own text among `texts`.
+        text: The texts that ask, for their own image among `images`.
+        images: The candidates of every process.
+        texts: The candidates of every process.
+        own: Row of each query's own pair among the candidates.
+        scale: 1/τ.
+    """
+    image_to_text = nn.functional.cross_entropy(scale * image @ texts.T, own)
+    text_to_image = nn.functional.cross_entropy(scale * text @ images.T, own)
+    return (image_to_text + text_to_image) / 2
+
+
+def pairwise_sigmoid(
+    image: Float[Tensor, "B D"],
+    texts: Float[Tensor, "N D"],
+    own: Int64[Tensor, "B"],
+    scale: Float[Tensor, ""],
+    bias: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """The sigmoid loss: the sum over all texts of a yes-no cross-entropy, averaged over the images.
+
+    Arguments as in `info_nce`; `bias` is added to every logit.
+    """
+    logits = scale * image @ texts.T + bias
+    matches = torch.zeros_like(logits).scatter_(1, own[:, None], 1.0)
+    return nn.functional.binary_cross_entropy_with_logits(logits, matches, reduction="sum") / len(
+        image
+    )

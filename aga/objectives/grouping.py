@@ -1,0 +1,127 @@
+"""Adaptive grouping, as pure functions (docs/method.md, steps 2, 3 and 5).
+
+One set of functions serves both directions. `X` are the queries and `Y` the elements they choose
+from: tokens choose patches, or patches choose content tokens. `mask` is True for the combinations
+that exist: neither the query nor the element is padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from aga.tensors import masked_softmax
+
+Scaling = Literal["minmax", "softmax", "sigmoid"]
+Relaxation = Literal["straight_through", "soft", "hard"]
+
+FLAT = 1e-4  # ε of step 3: a range of cosines well under it counts as constant
+VARIANCE_FLOOR = 1e-6  # keeps the gradient of a standard deviation finite where all are equal
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of each pair, in both directions.
+
+    Rows of padding are 0, and so is all of a report without a content token.
+
+    Attributes:
+        visual_groups: `Gⱽ`, what each token chose among the patches.
+        language_groups: `Gᴸ`, what each patch chose among the content tokens.
+        token_to_patch: Weights `a`; each row sums to 1.
+        patch_to_token: Weights `a'`; each row sums to 1.
+        token_thresholds: `θᵀ`, of the language-grouped threshold gate.
+        patch_thresholds: `θⱽ`, of the vision-grouped threshold gate.
+        visual_sizes: Number of patches in the group of each token.
+        language_sizes: Number of tokens in the group of each patch.
+    """
+
+    visual_groups: Float[Tensor, "B L D"]
+    language_groups: Float[Tensor, "B P D"]
+    token_to_patch: Float[Tensor, "B L P"]
+    patch_to_token: Float[Tensor, "B P L"]
+    token_thresholds: Float[Tensor, "B L"]
+    patch_thresholds: Float[Tensor, "B P"]
+    visual_sizes: Int64[Tensor, "B L"]
+    language_sizes: Int64[Tensor, "B P"]
+
+
+def scale(
+    similarity: Float[Tensor, "B X Y"],
+    mask: Bool[Tensor, "B X Y"],
+    scaling: Scaling,
+    temperature: float,
+) -> Float[Tensor, "B X Y"]:
+    """Similarities of each query as numbers in [0, 1]; 0 for what does not exist.
+
+    `minmax` is `(S − min S + ε)/(max S − min S + ε)`: the best element has exactly 1, and a
+    constant row has 1 everywhere, so that it keeps all of its elements with equal weight.
+
+    Args:
+        similarity: Cosines `S`.
+        mask: Combinations that exist.
+        scaling: The rule.
+        temperature: Divides the cosines of `softmax` and `sigmoid`.
+    """
+    if scaling == "softmax":
+        return masked_softmax(similarity / temperature, mask)
+    if scaling == "sigmoid":
+        return (similarity / temperature).sigmoid().masked_fill(~mask, 0)
+    # Cosines lie within [-1, 1], so ±2 never is an extreme of a row that has an element.
+    low = similarity.masked_fill(~mask, 2).amin(-1, keepdim=True)
+    high = similarity.masked_fill(~mask, -2).amax(-1, keepdim=True)
+    return ((similarity - low + FLAT) / (high - low + FLAT)).masked_fill(~mask, 0)
+
+
+def statistics(
+    similarity: Float[Tensor, "B X Y"], elements: Bool[Tensor, "B Y"]
+) -> Float[Tensor, "B X 3"]:
+    """Mean, maximum and standard deviation of each query's similarities to the kept elements.
+
+    All three are near 0 for a pair that keeps none.
+    """
+    share = elements.to(similarity.dtype)
+    share = (share / share.sum(-1, keepdim=True).clamp(min=1))[..., None]
+    mean = similarity @ share
+    variance = (similarity - mean).square() @ share
+    high = similarity.masked_fill(~elements[:, None, :], -2).amax(-1, keepdim=True)
+    high = high.masked_fill(~elements.any(-1)[:, None, None], 0)
+    return torch.cat((mean, high, (variance + VARIANCE_FLOOR).sqrt()), dim=-1)
+
+
+def choose(
+    scaled: Float[Tensor, "B X Y"],
+    thresholds: Float[Tensor, "B X"],
+    mask: Bool[Tensor, "B X Y"],
+    relaxation: Relaxation,
+    temperature: float,
+) -> tuple[Float[Tensor, "B X Y"], Int64[Tensor, "B X"]]:
+    """Each query's group: the weights of its elements, and how many reach the threshold.
+
+    Every existing query holds at least its best element, also where that misses the threshold
+    (`softmax` and `sigmoid` scaling can end under any threshold).
+
+    Args:
+        scaled: `Ŝ`, 0 where `mask` is False.
+        thresholds: `θ`.
+        mask: Combinations that exist.
+        relaxation: How gradients pass the choice.
+        temperature: Width of the soft step.
+
+    Returns:
+        Weights, which sum to 1 for every existing query and are 0 for the others; and group sizes.
+    """
+    with torch.no_grad():
+        least = torch.minimum(thresholds[..., None], scaled.amax(-1, keepdim=True))
+        chosen = (scaled >= least) & mask
+    member = chosen.to(scaled.dtype)
+    if relaxation != "hard":
+        soft = ((scaled - thresholds[..., None]) / temperature).sigmoid()
+        member = soft if relaxation == "soft" else member + (soft - soft.detach())
+    weights = member * scaled
+    total = weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+    return weights / total, chosen.sum(-1)

@@ -1,0 +1,60 @@
+"""The two records that cross layers: a batch of pairs going in, their embeddings coming out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Image-report pairs, ready for the model.
+
+    Attributes:
+        images: Normalised pixels.
+        token_ids: Vocabulary ids, padded on the right.
+        attention_mask: True for every real token, special tokens included.
+        content_mask: True for content tokens: neither padding nor a special token (CLS, SEP, ...).
+        rows: Row numbers in `data/studies/manifest.parquet`; the only identity a batch carries.
+    """
+
+    images: Float[Tensor, "B C H W"]
+    token_ids: Int64[Tensor, "B L"]
+    attention_mask: Bool[Tensor, "B L"]
+    content_mask: Bool[Tensor, "B L"]
+    rows: Int64[Tensor, "B"]
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        """The same batch on `device`; copies overlap with compute where memory is pinned."""
+        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
+        return PairBatch(**moved)
+
+
+@dataclass(frozen=True)
+class PairEmbeddings:
+    """What the model makes of a batch, and all that an objective may look at.
+
+    Attributes:
+        patches: Projected patch features `V`, row-major: patch `p` is the p-th place of the image.
+        tokens: Projected token features `T`.
+        image: Projected global image feature `v`.
+        text: Projected global text feature `t`.
+        content_mask: True for content tokens, as in `PairBatch`.
+        token_ids: Vocabulary ids, by which repeated words of one report are recognised.
+    """
+
+    patches: Float[Tensor, "B P D"]
+    tokens: Float[Tensor, "B L D"]
+    image: Float[Tensor, "B D"]
+    text: Float[Tensor, "B D"]
+    content_mask: Bool[Tensor, "B L"]
+    token_ids: Int64[Tensor, "B L"]
+
+    def __len__(self) -> int:
+        return self.image.shape[0]

@@ -1,0 +1,201 @@
+"""Compose every configuration class, load and validate `params.yaml`, overlay presets onto it.
+
+The only module that reads or writes YAML. It holds no values and no logic of the components.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, get_args
+
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from aga.config import Config
+from aga.data.prepare import PrepareConfig
+from aga.data.sources import SourceConfig
+from aga.data.sources.covid_chestxray import CovidChestxrayConfig
+from aga.data.sources.manifest import ManifestConfig
+from aga.data.sources.phantom import PhantomConfig
+from aga.data.tokens import TokenizerConfig
+from aga.encoders.image import ImageEncoderConfig
+from aga.encoders.text import TextEncoderConfig
+from aga.errors import ParamsError
+from aga.evaluation import EvaluationConfig
+from aga.model import ModelConfig
+from aga.objectives import ObjectiveConfig
+from aga.registry import PromotionConfig, RegistryConfig
+from aga.report import ReportPageConfig
+from aga.tracking import TrackingConfig
+from aga.training.checkpoint import CheckpointConfig
+from aga.training.distributed import ClusterConfig
+from aga.training.loop import TrainingConfig
+from aga.training.optimizer import OptimizerConfig
+from aga.training.search import TuneConfig
+
+Overlay: TypeAlias = Mapping[str, object]
+
+
+class Params(Config):
+    """The whole of `params.yaml`; each field is the configuration of one component."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    source: SourceConfig
+    phantom: PhantomConfig
+    covid_chestxray: CovidChestxrayConfig
+    manifest: ManifestConfig
+    prepare: PrepareConfig
+    tokenizer: TokenizerConfig
+    image_encoder: ImageEncoderConfig
+    text_encoder: TextEncoderConfig
+    model: ModelConfig
+    objective: ObjectiveConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    checkpoint: CheckpointConfig
+    cluster: ClusterConfig
+    tracking: TrackingConfig
+    registry: RegistryConfig
+    evaluation: EvaluationConfig
+    promotion: PromotionConfig
+    report: ReportPageConfig
+    tune: TuneConfig
+
+    def digest(self, *sections: str) -> str:
+        """SHA-256 of the named sections' values: equal settings, equal digest."""
+        chosen = self.model_dump(mode="json", include=set(sections))
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def load_params(path: Path) -> Params:
+    """Read and validate a params file.
+
+    Raises:
+        ParamsError: The file is missing, is not YAML, or a key or value is wrong; the message
+            names every wrong key, its value and what is allowed.
+    """
+    return validate(read_yaml(path), path)
+
+
+def validate(values: object, where: object) -> Params:
+    """Check parsed values against the configuration classes; `where` names them in errors."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"    {_describe(problem)}" for problem in error.errors())
+        raise ParamsError(
+            f"{error.error_count()} wrong or missing setting(s):\n{problems}",
+            where=where,
+            fix="correct the keys above; params.yaml explains each of them beside its value",
+        ) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping; duplicate keys and anything but a mapping are errors."""
+    if not path.is_file():
+        raise ParamsError("There is no params file", where=path, fix="run from the project's folder")
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError("The file is not valid YAML", where=path, got=error) from error
+    if not isinstance(values, dict):
+        raise ParamsError(
+            "The file holds no settings", where=path, got=type(values).__name__, expected="a mapping"
+        )
+    return values
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, object]:
+    """Turn `["source.root=data/raw/mine"]` into an overlay; values are read as YAML."""
+    overlay: dict[str, object] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise ParamsError("Cannot read a setting", got=setting, expected="dotted.key=value")
+        *sections, leaf = key.split(".")
+        nested = overlay
+        for section in sections:
+            nested = nested.setdefault(section, {})  # type: ignore[assignment]
+        nested[leaf] = YAML(typ="safe").load(value)
+    return overlay
+
+
+def overlaid(values: Mapping[str, Any], overlay: Overlay) -> dict[str, Any]:
+    """Plain values with an overlay merged in; nothing is validated or written."""
+    merged = json.loads(json.dumps(values))
+    _merge(merged, overlay, Params)
+    return dict(merged)
+
+
+def apply_overlay(path: Path, overlay: Overlay, *, write: bool = True) -> str:
+    """Merge an overlay into a params file, keeping its comments, and return the unified diff.
+
+    Sections merge key by key; lists, scalars and free mappings (`image_encoder.options`) are
+    replaced whole. The result is validated before anything is written, and written in one step.
+
+    Raises:
+        ParamsError: The overlay names an unknown key or a wrong value; the file is unchanged.
+    """
+    before = path.read_text(encoding="utf-8")
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 100
+    document = yaml.load(before)
+    _merge(document, overlay, Params)
+    buffer = io.StringIO()
+    yaml.dump(document, buffer)
+    after = buffer.getvalue()
+    validate(YAML(typ="safe").load(after), path)
+    if write and after != before:
+        temporary = path.with_name(path.name + ".new")
+        temporary.write_text(after, encoding="utf-8")
+        temporary.replace(path)
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True), after.splitlines(keepends=True), path.name, path.name
+    )
+    return "".join(lines)
+
+
+def _merge(values: Any, overlay: Overlay, schema: type[Config]) -> None:
+    for key, value in overlay.items():
+        section = _section(schema, key)
+        if section is not None and isinstance(value, Mapping) and isinstance(values.get(key), dict):
+            _merge(values[key], value, section)
+        else:
+            values[key] = value
+
+
+def _section(schema: type[Config], key: str) -> type[Config] | None:
+    """The configuration class behind a key, or None for a plain value or a free mapping."""
+    field = schema.model_fields.get(key)
+    if field is None:
+        return None
+    candidates = [field.annotation, *get_args(field.annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Config)), None)
+
+
+def _describe(problem: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggest(problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    return f"{key}: got {problem['input']!r}; {problem['msg']}"
+
+
+def _suggest(location: tuple[int | str, ...]) -> str:
+    schema: type[Config] | None = Params
+    for part in location[:-1]:
+        schema = _section(schema, str(part)) if schema else None
+    if schema is None:
+        return ""
+    names = list(schema.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; allowed here: {', '.join(names)}"

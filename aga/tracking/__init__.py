@@ -1,0 +1,39 @@
+"""MLflow runs that can never stop or slow a training: everything goes to a local file first.
+
+    store.py        where runs are kept: the address, its creation, the `mlflow ui` command
+    spool.py        the local file: one JSON line per event, and how far it has been sent
+    delivery.py     a spool's lines to MLflow, in order, each once
+    runs.py         what a program calls: start a run, log, finish; replay a spool
+    provenance.py   which code and data a run stands on
+
+Contract: `start_run`, and every method of the `Tracker` it returns, raises nothing because of a
+server, a store or a full disk; the other functions raise `TrackingError`. Numbers, settings and
+hashes are logged; report text, patient identifiers and names of patients' files never are.
+
+May import `aga.errors` and `aga.config`. MLflow is optional and imported inside functions, so that
+training works where it is not installed.
+"""
+
+from aga.tracking.provenance import provenance
+from aga.tracking.runs import (
+    Status,
+    Tracker,
+    attach_artifact,
+    close_children,
+    replay,
+    start_run,
+)
+from aga.tracking.store import TrackingConfig, mlflow_ui_command, prepare_store
+
+__all__ = [
+    "Status",
+    "Tracker",
+    "TrackingConfig",
+    "attach_artifact",
+    "close_children",
+    "mlflow_ui_command",
+    "prepare_store",
+    "provenance",
+    "replay",
+    "start_run",
+]

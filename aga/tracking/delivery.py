@@ -1,0 +1,193 @@
+"""A spool's events to MLflow: in order, each once, whatever happens in between.
+
+Sending stops at the first event that fails and begins there the next time. What makes repeating
+safe: the note of what was sent is written after each group; metrics carry the time of the spool, so
+that MLflow recognises a repeated one; a run is found again by the spool's id, which it bears as a
+tag.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aga.errors import TrackingError
+from aga.tracking.spool import Record, Sent, read_records
+from aga.tracking.store import Client, TrackingConfig, experiment_id, open_client
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000
+"""Metrics in one request, which is what MLflow allows."""
+PARAM_BATCH = 100
+SPOOL_TAG = "aga.spool"
+
+REFUSALS = frozenset(
+    {
+        "BAD_REQUEST",
+        "ENDPOINT_NOT_FOUND",
+        "INVALID_PARAMETER_VALUE",
+        "INVALID_STATE",
+        "PERMISSION_DENIED",
+        "RESOURCE_DOES_NOT_EXIST",
+        "UNAUTHENTICATED",
+    }
+)
+"""MLflow's error codes that repeating the request does not help against."""
+
+
+class Delivery:
+    """Sends one spool.
+
+    Args:
+        config: Where to.
+        home: Folder that the configuration's relative paths resolve against.
+        spool: The file to send.
+
+    Attributes:
+        sent: How far it has been sent.
+    """
+
+    def __init__(self, config: TrackingConfig, home: Path, spool: Path) -> None:
+        self._config, self._home, self._spool = config, home, spool
+        self._client: Client = None
+        self.sent = Sent.load(spool)
+
+    def send(self) -> None:
+        """Send every event that has not been sent.
+
+        Raises:
+            TrackingError: The store refuses an event for good.
+            MlflowException, SQLAlchemyError, OSError: The store is away; call it again later.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if self._client is None:
+                self._client = open_client(self._config, self._home)
+                self._forget_lost_run()
+            for kind, records, offset in _groups(self._spool, self.sent.offset):
+                run_id = self._send_group(kind, records)
+                self.sent = Sent(run_id, offset)
+                self.sent.save(self._spool)
+        except MlflowException as error:
+            if error.error_code not in REFUSALS:
+                raise
+            raise TrackingError(
+                "The tracking store refuses what was logged.", where=self._spool, got=error
+            ) from error
+
+    def _send_group(self, kind: str, records: list[Record]) -> str:
+        if kind == "start":
+            return self._start(records[0])
+        run_id = self.sent.run_id
+        if run_id is None:
+            raise TrackingError("The spool does not begin with a start.", where=self._spool)
+        if kind == "metrics":
+            self._metrics(run_id, records)
+        elif kind == "artifact":
+            self._artifact(run_id, records[0])
+        else:
+            self._client.set_terminated(run_id, records[0]["status"], records[0]["time"])
+        return run_id
+
+    def _forget_lost_run(self) -> None:
+        """A store that does not know the run is another one: it gets the whole spool."""
+        if self.sent.run_id and not self._exists(self.sent.run_id):
+            self.sent = Sent()
+
+    def _exists(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
+
+    def _start(self, record: Record) -> str:
+        experiment = experiment_id(self._client, self._config, self._home)
+        named = self.sent.run_id or record["run_id"]
+        if named is None or not self._exists(named):
+            named = self._find(experiment, record["id"])
+        if named is not None:
+            self._client.update_run(named, status="RUNNING")
+            return str(named)
+        return self._create(experiment, record)
+
+    def _find(self, experiment: str, spool_id: str) -> str | None:
+        """The run of an earlier request whose answer was lost."""
+        runs = self._client.search_runs([experiment], f"tags.`{SPOOL_TAG}` = '{spool_id}'")
+        return str(runs[0].info.run_id) if runs else None
+
+    def _create(self, experiment: str, record: Record) -> str:
+        from mlflow.entities import Param
+
+        tags = {**record["tags"], SPOOL_TAG: record["id"]}
+        if record["parent"]:
+            tags["mlflow.parentRunId"] = record["parent"]
+        if commit := tags.get("git_commit"):
+            tags["mlflow.source.git.commit"] = commit  # which the web page shows
+        run = self._client.create_run(experiment, record["time"], tags, record["name"])
+        run_id = str(run.info.run_id)
+        params = [Param(key, value) for key, value in record["params"].items()]
+        for start in range(0, len(params), PARAM_BATCH):
+            self._client.log_batch(run_id, params=params[start : start + PARAM_BATCH])
+        return run_id
+
+    def _metrics(self, run_id: str, records: list[Record]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(key, value, record["time"], record["step"])
+            for record in records
+            for key, value in record["values"].items()
+        ]
+        for start in range(0, len(metrics), BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+    def _artifact(self, run_id: str, record: Record) -> None:
+        if not Path(record["path"]).exists():
+            log.warning("an artifact is gone before it could be sent to MLflow")
+            return
+        send_artifact(self._client, run_id, Path(record["path"]), record["folder"])
+
+
+def send_artifact(client: Client, run_id: str, path: Path, folder: str) -> None:
+    """Store a file, or the content of a folder, below `folder` of the run's artifacts."""
+    send = client.log_artifacts if path.is_dir() else client.log_artifact
+    send(run_id, str(path), folder or None)
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as MLflow parameters: dotted keys, text values."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat
+
+
+def _groups(spool: Path, offset: int) -> Iterator[tuple[str, list[Record], int]]:
+    """Events with the offset behind them; consecutive metrics together, as many as one batch."""
+    group: list[Record] = []
+    count = end = 0
+    for record, after in read_records(spool, offset):
+        metrics = record["kind"] == "metrics"
+        size = len(record["values"]) if metrics else 0
+        if group and (not metrics or count + size > BATCH):
+            yield "metrics", group, end
+            group, count = [], 0
+        if metrics:
+            group.append(record)
+            count, end = count + size, after
+        else:
+            yield record["kind"], [record], after
+    if group:
+        yield "metrics", group, end

@@ -1,0 +1,246 @@
+"""What a program calls to track a run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from aga.errors import TrackingError
+from aga.tracking.delivery import Delivery, flattened, send_artifact
+from aga.tracking.spool import SpoolWriter, now
+from aga.tracking.store import (
+    TrackingConfig,
+    bound_requests,
+    open_client,
+    require_mlflow,
+    store_failures,
+    tracking_errors,
+)
+
+log = logging.getLogger(__name__)
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+SEND_SECONDS = 2.0
+RETRY_SECONDS = 20.0
+START_SECONDS = 30.0
+"""How long `start_run` waits for the first contact with the store, which usually fails at once or
+succeeds in under two seconds; creating a sqlite store takes about seven."""
+
+
+def start_run(
+    config: TrackingConfig,
+    home: Path,
+    name: str,
+    *,
+    spool: Path,
+    run_id: str | None = None,
+    parent: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Tracker:
+    """Start tracking a run, or go on with it; a store that is away changes nothing but a warning.
+
+    Args:
+        config: Where to.
+        home: Folder that the configuration's relative paths resolve against.
+        name: Name of the run in MLflow.
+        spool: Local file that everything is written to first. Where it exists, this is the same
+            run: the MLflow run is continued, and no step is logged twice.
+        run_id: MLflow run to continue where the spool is not there, on another machine.
+        parent: MLflow run that this one is a part of.
+        params: Settings; nested ones get dotted keys. Logged when the MLflow run is created.
+        tags: Tags, as of `provenance`. Likewise.
+
+    Returns:
+        The tracker. Finish it, or use it in a `with` statement.
+
+    Raises:
+        TrackingError: MLflow is not installed, or the spool cannot be written.
+    """
+    require_mlflow()
+    bound_requests()
+    try:
+        writer = SpoolWriter(spool)
+        writer.append(
+            {
+                "kind": "start",
+                "id": writer.id,
+                "time": now(),
+                "name": name,
+                "run_id": run_id,
+                "parent": parent,
+                "params": flattened(params or {}),
+                "tags": dict(tags or {}),
+            }
+        )
+    except (OSError, ValueError) as error:
+        raise TrackingError("The spool cannot be used.", where=spool, got=error) from error
+    return Tracker(writer, Delivery(config, home, spool))
+
+
+class Tracker:
+    """A run that is being tracked; `start_run` makes it.
+
+    Every call writes to the spool and returns; a background thread sends. Nothing here raises
+    because of a server, a store or a disk. Call it from one thread.
+    """
+
+    def __init__(self, writer: SpoolWriter, delivery: Delivery) -> None:
+        self._writer, self._delivery = writer, delivery
+        self._sender = _Sender(delivery)
+        self._spooling = True
+        self._sender.start()
+        self._sender.tried.wait(START_SECONDS)
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run; None while the store has never been reached."""
+        return self._delivery.sent.run_id
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers at a step. A step not beyond a metric's last one is a repetition: ignored."""
+        self._spool(lambda: self._writer.append_metrics(values, step))
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Log a file, or a folder's content, below `folder` of the artifacts.
+
+        It is read when it is sent: leave it where it is. No reports, no patients' images.
+        """
+        record = {"kind": "artifact", "path": str(path.resolve()), "folder": folder}
+        self._spool(lambda: self._writer.append(record))
+
+    def finish(self, status: Status = "FINISHED", timeout: float = 60.0) -> bool:
+        """End the run, and wait at most `timeout` seconds for what has not been sent.
+
+        Returns:
+            Whether MLflow has everything. If not, the spool keeps it, and `replay` sends it.
+        """
+        self._spool(
+            lambda: self._writer.append({"kind": "status", "time": now(), "status": status})
+        )
+        self._spool(self._writer.close)
+        complete = self._sender.stop(timeout) and self._spooling
+        self._spooling = False
+        if not complete:
+            log.warning("MLflow has not received all of this run; replay the spool later")
+        return complete
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def _spool(self, write: Callable[[], None]) -> None:
+        if not self._spooling:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._spooling = False
+            log.warning("the spool cannot be written, tracking ends here: %s", error)
+
+
+class _Sender(threading.Thread):
+    """Sends a spool until it is stopped."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        super().__init__(name="tracking", daemon=True)
+        self.tried = threading.Event()
+        self._delivery = delivery
+        self._stopping = threading.Event()
+        self._complete = False
+
+    def stop(self, timeout: float) -> bool:
+        """Send what there is and end; whether all of it was sent within `timeout` seconds."""
+        self._stopping.set()
+        self.join(timeout)
+        return self._complete
+
+    def run(self) -> None:
+        """Send, wait, and again; until stopped, or until the store refuses for good."""
+        failures, warned, last = store_failures(), False, False
+        while not last:
+            last = self._stopping.is_set()  # nothing is spooled after it was set
+            wait = SEND_SECONDS
+            try:
+                self._delivery.send()
+                self._complete = last
+            except TrackingError as error:
+                log.error("tracking stops, the run goes on: %s", error)
+                return
+            except failures as error:
+                wait = RETRY_SECONDS
+                if not warned:
+                    log.warning("MLflow is away, the run goes on and is sent later: %s", error)
+                warned = True
+            finally:
+                self.tried.set()
+            if not last:
+                self._stopping.wait(wait)
+
+
+def replay(spool: Path, config: TrackingConfig, home: Path) -> str:
+    """Send what MLflow has not received of a run that has ended; nothing is sent twice.
+
+    Returns:
+        The MLflow run.
+
+    Raises:
+        TrackingError: There is no such spool, or the store is away or refuses.
+    """
+    if not spool.is_file():
+        raise TrackingError("There is no spool to replay.", where=spool)
+    with tracking_errors("The spool cannot be replayed.", config, home):
+        delivery = Delivery(config, home, spool)
+        delivery.send()
+    if delivery.sent.run_id is None:
+        raise TrackingError("The spool is empty.", where=spool)
+    return delivery.sent.run_id
+
+
+def attach_artifact(
+    config: TrackingConfig, home: Path, run_id: str, path: Path, folder: str = ""
+) -> None:
+    """Add a file, or a folder's content, to a run that may have ended, as a report of it.
+
+    Raises:
+        TrackingError: The run is not there, or the store is away or refuses.
+    """
+    with tracking_errors("The artifact cannot be attached to the run.", config, home):
+        send_artifact(open_client(config, home), run_id, path, folder)
+
+
+def close_children(config: TrackingConfig, home: Path, parent: str, status: Status) -> int:
+    """End the runs of a parent that are still marked as running, because they were killed.
+
+    Returns:
+        How many.
+
+    Raises:
+        TrackingError: The parent is not there, or the store is away or refuses.
+    """
+    with tracking_errors("The runs of the parent cannot be closed.", config, home):
+        client = open_client(config, home)
+        experiment = client.get_run(parent).info.experiment_id
+        children = client.search_runs(
+            [experiment],
+            f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'",
+            max_results=50_000,
+        )
+        for child in children:
+            client.set_terminated(child.info.run_id, status)
+    return len(children)

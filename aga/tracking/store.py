@@ -1,0 +1,202 @@
+"""Where runs and models are kept: a sqlite file of this project, or an MLflow server."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pydantic import Field, field_validator
+
+from aga.config import Config
+from aga.errors import TrackingError
+
+SQLITE = "sqlite:///"
+Client: TypeAlias = Any
+"""`mlflow.MlflowClient`; MLflow is optional, so that its name is not known here."""
+
+
+class TrackingConfig(Config):
+    """Where runs are tracked.
+
+    Attributes:
+        uri: `sqlite:///<path>`, or the `http(s)://` address of an MLflow server. A server's user
+            and password belong into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+        artifacts: Folder of the artifacts beside the sqlite store. A server has its own place.
+        experiment: Name of the experiment that runs belong to.
+    """
+
+    uri: str
+    artifacts: str = Field(min_length=1)
+    experiment: str = Field(min_length=1)
+
+    @field_validator("uri")
+    @classmethod
+    def _supported(cls, uri: str) -> str:
+        file = uri.removeprefix(SQLITE)
+        if uri.startswith(SQLITE) and file.strip("/") and ":memory:" not in file:
+            return uri
+        if not uri.startswith(("http://", "https://")):
+            raise ValueError("must be sqlite:///<path of a file>, or http(s)://<server>")
+        if "@" in uri:
+            raise ValueError(
+                "holds credentials; put them into the environment as MLFLOW_TRACKING_USERNAME "
+                "and MLFLOW_TRACKING_PASSWORD"
+            )
+        return uri
+
+
+def tracking_uri(config: TrackingConfig, home: Path) -> str:
+    """The store's address, absolute: Ray's workers run in other folders."""
+    if not config.uri.startswith(SQLITE):
+        return config.uri
+    return f"{SQLITE}{_database(config, home)}"
+
+
+def mlflow_ui_command(config: TrackingConfig, home: Path) -> str:
+    """The shell command that shows the runs, from any folder; for a server, its address.
+
+    The command listens on this machine only, sends no telemetry, and starts none of MLflow's nine
+    processes for background jobs, which nothing here uses.
+    """
+    if not config.uri.startswith(SQLITE):
+        return config.uri
+    command = ["env", "MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"]
+    command += [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--workers", "1"]
+    command += ["--backend-store-uri", tracking_uri(config, home)]
+    command += ["--default-artifact-root", _artifact_root(config, home)]
+    return shlex.join(command)
+
+
+def open_client(config: TrackingConfig, home: Path) -> Client:
+    """A client of the store and of the model registry in it; creates a sqlite store if needed.
+
+    Raises:
+        TrackingError: MLflow is not installed.
+    """
+    require_mlflow()
+    from mlflow import MlflowClient
+
+    uri = tracking_uri(config, home)
+    with _creation_lock(config, home):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        if config.uri.startswith(SQLITE):
+            # The first request creates the tables. MLflow's migrations are not safe against a
+            # second process: "duplicate column name".
+            client.search_experiments(max_results=1)
+        return client
+
+
+def prepare_store(config: TrackingConfig, home: Path) -> str:
+    """Create the store and the experiment where they do not exist yet.
+
+    Safe against other processes that do the same. Call it once before workers start.
+
+    Returns:
+        The experiment's id.
+
+    Raises:
+        TrackingError: The store cannot be reached or used, or the experiment has been deleted.
+    """
+    with tracking_errors("The tracking store cannot be used.", config, home):
+        return experiment_id(open_client(config, home), config, home)
+
+
+def experiment_id(client: Client, config: TrackingConfig, home: Path) -> str:
+    """Id of the configured experiment, which is created where it does not exist.
+
+    Raises:
+        TrackingError: It has been deleted in the store.
+    """
+    from mlflow.exceptions import MlflowException
+
+    sqlite = config.uri.startswith(SQLITE)
+    experiment = client.get_experiment_by_name(config.experiment)
+    if experiment is None:
+        try:
+            return str(
+                client.create_experiment(
+                    config.experiment,
+                    artifact_location=_artifact_root(config, home) if sqlite else None,
+                )
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(config.experiment)
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackingError(
+            "The experiment has been deleted in the tracking store.",
+            where=tracking_uri(config, home),
+            got=config.experiment,
+            fix=f"`mlflow experiments restore -x {experiment.experiment_id}`, or another "
+            "tracking.experiment in params.yaml",
+        )
+    return str(experiment.experiment_id)
+
+
+def require_mlflow() -> None:
+    """Check that MLflow is installed, without importing it.
+
+    Raises:
+        TrackingError: It is not; the message names the extra to install.
+    """
+    if importlib.util.find_spec("mlflow") is None:
+        raise TrackingError("MLflow is not installed.", fix="pip install 'aga[tracking]'")
+
+
+def bound_requests() -> None:
+    """Let a request to a server that is away fail in seconds; MLflow's defaults take minutes.
+
+    For processes that train. What the user has set in the environment stays.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+
+
+def store_failures() -> tuple[type[Exception], ...]:
+    """What MLflow raises when a store is away, refuses a request, or is damaged."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError
+
+
+@contextlib.contextmanager
+def tracking_errors(
+    what: str, config: TrackingConfig, home: Path, fix: str | None = None
+) -> Iterator[None]:
+    """Turn what MLflow raises in this context into a `TrackingError`."""
+    require_mlflow()
+    try:
+        yield
+    except store_failures() as error:
+        raise TrackingError(what, where=tracking_uri(config, home), got=error, fix=fix) from error
+
+
+def _database(config: TrackingConfig, home: Path) -> Path:
+    return (home / config.uri.removeprefix(SQLITE)).resolve()
+
+
+def _artifact_root(config: TrackingConfig, home: Path) -> str:
+    return (home / config.artifacts).resolve().as_uri()
+
+
+@contextlib.contextmanager
+def _creation_lock(config: TrackingConfig, home: Path) -> Iterator[None]:
+    """One process at a time per sqlite store; a lock dies with its process. Servers need none."""
+    if not config.uri.startswith(SQLITE):
+        yield
+        return
+    database = _database(config, home)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(database.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,22 @@
+"""Pretraining: from tokenized pairs to the weights of the best epoch.
+
+Contract: `loop.train` is a generator of events that knows neither Ray, MLflow nor where a
+checkpoint goes; `run` builds what it needs from configuration, follows its events and keeps its
+checkpoints; `distributed` does that in the workers of a Ray cluster. Nothing random is stateful:
+every draw is a function of (seed, step, rank), so a run that was killed ends with the weights of
+one that was not.
+
+    optimizer.py    AdamW, which parameters decay, the learning-rate schedule
+    checkpoint.py   atomic, checksummed checkpoints; the newest good one
+    events.py       what the loop tells about itself, and its clock
+    loop.py         the training loop
+    validation.py   retrieval recall and loss on the validation split
+    run.py          assemble a run; begin or resume it in this process
+    export.py       a finished run's best epoch as a bundle, its numbers as files
+    preflight.py    what is checked before anything is started
+    job.py          a run as its workers must know it
+    distributed.py  the same run under Ray Train
+
+May import everything below it (`bundle`, `model`, `data`, `objectives`, ...) except `evaluation`,
+`registry` and `explain`. Only `distributed` and `search` import Ray, inside their functions.
+"""

@@ -1,0 +1,94 @@
+"""A run as its workers must know it: what to train, where it is kept and tracked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from aga.config import Config
+from aga.tracking import Tracker, TrackingConfig, provenance, start_run
+from aga.training.checkpoint import TrainingState, load_checkpoint, newest_good, only_writer
+from aga.training.loop import finished
+from aga.training.preflight import check_batches, check_storage
+from aga.training.run import Recipe, RunData, build_network
+
+
+class Job(Config):
+    """What a worker must know; every path is absolute, as Ray's workers run in other folders.
+
+    Attributes:
+        recipe: Settings of the run.
+        tracking: Where it is tracked.
+        home: The project's folder.
+        folder: The run's folder in the storage; its name is the run's name.
+        parent: MLflow run that this one is a part of.
+    """
+
+    recipe: Recipe
+    tracking: TrackingConfig
+    home: Path
+    folder: Path
+    parent: str | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, tracking: TrackingConfig, home: Path, storage: str) -> Self:
+        """The job that these settings and the data below `home` make; equal ones, equal name.
+
+        Raises:
+            DataError: The data are missing, damaged, or do not belong together.
+        """
+        name = f"{tracking.experiment}-{recipe.identity(RunData.open(home))}"
+        folder = (home / storage).resolve() / name
+        return cls(recipe=recipe, tracking=tracking, home=home.resolve(), folder=folder)
+
+    @property
+    def name(self) -> str:
+        """Of the run: the experiment, and a hash of settings and data."""
+        return self.folder.name
+
+    @property
+    def spool(self) -> Path:
+        """File that everything tracked is written to first."""
+        return self.folder / "metrics.jsonl"
+
+    def track(self) -> Tracker:
+        """Start tracking the run, or go on with it."""
+        return start_run(
+            self.tracking,
+            self.home,
+            self.name,
+            spool=self.spool,
+            parent=self.parent,
+            params=self.recipe.model_dump(mode="json"),
+            tags=provenance(self.home),
+        )
+
+    def final_state(self) -> TrainingState | None:
+        """The last state of the run where it has finished; None where not, or where it never began.
+
+        Raises:
+            CheckpointError: It has checkpoints, but no good one.
+        """
+        newest = newest_good(self.folder)
+        state = load_checkpoint(newest) if newest else None
+        return state if state and finished(state.history, self.recipe.training) else None
+
+    def history(self) -> list[dict[str, float]]:
+        """Rows of the epochs that are done and saved; none where the run never began."""
+        newest = newest_good(self.folder)
+        return load_checkpoint(newest).history if newest else []
+
+    def check(self, data: RunData, workers: int) -> None:
+        """Fail on what would fail in the workers, before any is started.
+
+        Raises:
+            ParamsError: The settings do not fit each other.
+            DataError: The data are too few.
+            CheckpointError: The storage cannot be used, or another process is writing this run.
+        """
+        check_batches(data.studies.info.splits, self.recipe.training, workers)
+        network = build_network(self.recipe, data, self.home)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        check_storage(self.folder, parameters, self.recipe.checkpoint)
+        with only_writer(self.folder):
+            pass  # nobody else is; the first worker takes it from here

@@ -1,0 +1,318 @@
+"""The training loop: a generator of events, so that whoever runs it decides where they go.
+
+    for event in train(context, start):
+        match event:
+            case StepEvent(): ...        # one optimizer step is done
+            case EpochEvent(): ...       # an epoch is done and validated
+            case CheckpointEvent(): ...  # `event.state` is what a checkpoint must hold
+
+A process is one of `world_size()`; all of them run this generator in step. There is no state of a
+random generator to save: dropout at a step is seeded by (seed, step, rank), order and augmentation
+by (seed, epoch, row). Stopping after any event and starting again from its state gives the same
+weights, to the bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from aga.collectives import rank, world_size
+from aga.config import Config
+from aga.data.loader import EpochBatches, PairDataset
+from aga.data.transforms import AugmentationConfig
+from aga.errors import AgaError
+from aga.model import AlignmentModel
+from aga.objectives.base import LossTerms, Objective
+from aga.pairs import PairBatch
+from aga.training.checkpoint import Row, TrainingState
+from aga.training.events import CheckpointEvent, Clock, EpochEvent, Event
+from aga.training.optimizer import (
+    OptimizerConfig,
+    build_optimizer,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
+from aga.training.validation import Metric, validate
+
+
+class SelectConfig(Config):
+    """Which epoch is the best.
+
+    Attributes:
+        metric: A metric of the validation split.
+        mode: Whether a higher or a lower value is better.
+    """
+
+    metric: Metric
+    mode: Literal["min", "max"]
+
+
+class TrainingConfig(Config):
+    """Settings of the loop.
+
+    Attributes:
+        epochs: At most this many.
+        batch_size: Pairs of a step over all workers.
+        precision: What the encoders compute in; weights and objectives stay in fp32.
+        threads: CPU threads of a worker.
+        augmentation: How training images are changed.
+        loader_workers: Threads that prepare batches ahead; 0 prepares them in between.
+        select: Which epoch is exported.
+        patience: Epochs without a better one before training stops; 0 never stops early.
+        heartbeat_seconds: Time between two lines of progress.
+    """
+
+    epochs: Annotated[int, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=1)]
+    precision: Literal["fp32", "bf16"]
+    threads: Annotated[int, Field(gt=0)]
+    augmentation: AugmentationConfig
+    loader_workers: Annotated[int, Field(ge=0)]
+    select: SelectConfig
+    patience: Annotated[int, Field(ge=0)]
+    heartbeat_seconds: Annotated[float, Field(gt=0)]
+
+
+class DivergenceError(AgaError):
+    """The loss or its gradient is no longer a number."""
+
+
+class PairNetwork(nn.Module):
+    """Model and objective as one module, so that the gradients of both are averaged by DDP."""
+
+    def __init__(self, model: AlignmentModel, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, batch: PairBatch) -> LossTerms:
+        """The loss of a batch."""
+        losses: LossTerms = self.objective(self.model(batch))
+        return losses
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a run is made of, in one process.
+
+    Attributes:
+        network: Model and objective, on `device`.
+        training: The pairs to learn from.
+        validation: The pairs that choose the epoch.
+        config: Settings of the loop.
+        optimizer: Settings of the optimizer.
+        checkpoint_every: Steps between checkpoints inside an epoch.
+        seed: Of everything random.
+        device: Where this process computes.
+    """
+
+    network: PairNetwork
+    training: PairDataset
+    validation: PairDataset
+    config: TrainingConfig
+    optimizer: OptimizerConfig
+    checkpoint_every: int
+    seed: int
+    device: torch.device
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches of an epoch."""
+        return len(self.training) // self.config.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the run if it does not stop early; the learning rate's schedule spans them."""
+        return self.config.epochs * self.steps_per_epoch
+
+
+def train(context: TrainingContext, start: TrainingState | None = None) -> Iterator[Event]:
+    """Train from the beginning or from a state, to the last epoch or until patience runs out.
+
+    Raises:
+        DivergenceError: The loss or the gradient of a step is not finite.
+        DataError: The batch size does not fit the data or the number of workers.
+    """
+    config = context.config
+    learner = _Learner(context, start)
+    clock = Clock(config.batch_size, context.total_steps)
+    while not finished(learner.history, config):
+        epoch = len(learner.history)
+        for batch in clock.waited_for(_training_batches(context, learner.step)):
+            metrics = learner.learn(batch)
+            yield clock.step_event(learner.step, epoch + 1, metrics)
+            inside_epoch = learner.step % context.steps_per_epoch
+            if inside_epoch and learner.step % context.checkpoint_every == 0:
+                yield CheckpointEvent(learner.state())
+        with autocast(config.precision, context.device):
+            measured = validate(
+                context.network.model,
+                context.network.objective,
+                context.validation,
+                batch_size=config.batch_size,
+                device=context.device,
+            )
+        yield learner.end_epoch(epoch + 1, measured, clock.pairs_per_second)
+        yield CheckpointEvent(learner.state())
+
+
+def best_epoch(history: Sequence[Row], select: SelectConfig) -> int:
+    """The epoch, counted from 1, with the best value of the chosen metric; the first of equals."""
+    values = [row[select.metric] for row in history]
+    return 1 + values.index(max(values) if select.mode == "max" else min(values))
+
+
+def finished(history: Sequence[Row], config: TrainingConfig) -> bool:
+    """Whether a run is done: every epoch has its row, or none was better for `patience` epochs."""
+    if not history or len(history) >= config.epochs:
+        return bool(history)
+    stale = len(history) - best_epoch(history, config.select)
+    return 0 < config.patience <= stale
+
+
+def fold(*numbers: int) -> int:
+    """A seed that depends on every number and their order; unlike sums, no two runs share one."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context that the encoders run in."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+class _Learner:
+    """The network and its optimizer, and what a run remembers between steps."""
+
+    def __init__(self, context: TrainingContext, start: TrainingState | None) -> None:
+        self._context = context
+        self._optimizer = build_optimizer(context.network, context.optimizer)
+        self.step = 0
+        self.history: list[Row] = []
+        self._best: dict[str, Tensor] = {}
+        self._sums: dict[str, float] = {}
+        if start is not None:
+            self._restore(start)
+        self._network: nn.Module = context.network
+        if world_size() > 1:
+            # A weight of 0 leaves the parameters of its term without a gradient.
+            self._network = DistributedDataParallel(context.network, find_unused_parameters=True)
+
+    def learn(self, batch: PairBatch) -> dict[str, float]:
+        """One optimizer step; returns the step's metrics."""
+        context, settings = self._context, self._context.optimizer
+        torch.manual_seed(fold(context.seed, self.step, rank()))
+        rate = learning_rate(self.step, context.total_steps, settings)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._network.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        with autocast(context.config.precision, context.device):
+            losses: LossTerms = self._network(batch.to(context.device))
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(context.network.parameters(), settings.gradient_clip)
+        metrics = step_metrics(losses, norm)
+        _require_finite(metrics, self.step + 1)
+        self._optimizer.step()
+        self.step += 1
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        return metrics | {"learning_rate": rate}
+
+    def end_epoch(self, epoch: int, measured: Row, pairs_per_second: float) -> EpochEvent:
+        """Close the epoch: its row of the history, and its weights if they are the best."""
+        means = {name: total / self._context.steps_per_epoch for name, total in self._sums.items()}
+        row: Row = {"epoch": epoch, "step": self.step, **means, **measured}
+        self.history.append({**row, "pairs_per_second": pairs_per_second})
+        self._sums = {}
+        improved = best_epoch(self.history, self._context.config.select) == epoch
+        if improved:
+            weights = self._context.network.state_dict()
+            self._best = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
+        return EpochEvent(self.history[-1], improved)
+
+    def state(self) -> TrainingState:
+        """The run as it is; tensors share memory with the live ones."""
+        weights = _prefixed("network", self._context.network.state_dict())
+        moments = optimizer_tensors(self._optimizer, self._context.network)
+        return TrainingState(
+            step=self.step,
+            tensors=weights | _prefixed("optimizer", moments),
+            best=self._best,
+            history=list(self.history),
+            sums=dict(self._sums),
+        )
+
+    def _restore(self, start: TrainingState) -> None:
+        network = self._context.network
+        network.load_state_dict(_without_prefix("network", start.tensors))
+        moments = _without_prefix("optimizer", start.tensors)
+        load_optimizer_tensors(self._optimizer, network, moments)
+        self.step, self._best = start.step, start.best
+        self.history = list(start.history)
+        self._sums = dict(start.sums)
+
+
+def step_metrics(losses: LossTerms, gradient_norm: Tensor) -> dict[str, float]:
+    """A step's numbers, averaged over the workers and read from the device in one go."""
+    named = {
+        "loss/train": losses.total,
+        **{f"loss/train/{name}": value for name, value in losses.terms.items()},
+        **{f"diagnostics/{name}": value for name, value in losses.diagnostics.items()},
+        "gradient_norm": gradient_norm,
+    }
+    values = torch.stack([value.detach().float() for value in named.values()])
+    if world_size() > 1:
+        dist.all_reduce(values)
+        values /= world_size()
+    return dict(zip(named, values.tolist(), strict=True))
+
+
+def _training_batches(context: TrainingContext, step: int) -> Iterator[PairBatch]:
+    batches = EpochBatches(
+        context.training, context.config.augmentation, context.config.loader_workers
+    )
+    epoch, start_step = divmod(step, context.steps_per_epoch)
+    return batches.batches(
+        epoch=epoch,
+        seed=context.seed,
+        batch_size=context.config.batch_size,
+        rank=rank(),
+        world_size=world_size(),
+        start_step=start_step,
+        train=True,
+    )
+
+
+def _require_finite(metrics: Row, step: int) -> None:
+    watched = {name: value for name, value in metrics.items() if not name.startswith("diagn")}
+    if all(math.isfinite(value) for value in watched.values()):
+        return
+    raise DivergenceError(
+        "The loss or its gradient is not finite",
+        where=f"step {step}",
+        got=", ".join(f"{name} {value:.4g}" for name, value in watched.items()),
+        expected="finite numbers",
+        fix="lower optimizer.learning_rate or optimizer.gradient_clip, lengthen "
+        "optimizer.warmup_fraction, or set training.precision to fp32",
+    )
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}/"
+    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}

@@ -1,0 +1,128 @@
+"""What is checked before anything is started: a mistake costs seconds and names its setting.
+
+Pure checks of numbers and folders; the cluster's resources come in as plain mappings.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from aga.errors import CheckpointError, DataError, ParamsError
+from aga.training.checkpoint import CheckpointConfig
+from aga.training.loop import TrainingConfig
+
+BYTES_PER_PARAMETER = 16  # weights, two moments and the best epoch's weights, in float32
+
+Resources: TypeAlias = Mapping[str, float | int]
+
+
+def check_batches(splits: Mapping[str, int], config: TrainingConfig, workers: int) -> None:
+    """Check that every epoch has a step, and that the workers can share it.
+
+    Args:
+        splits: Pairs of each split.
+        config: Settings of the loop.
+        workers: Number of processes.
+
+    Raises:
+        ParamsError: The batch size does not fit the workers.
+        DataError: The training or the validation split is too small.
+    """
+    if config.batch_size % workers:
+        raise ParamsError(
+            "The workers cannot share a batch evenly",
+            where="training.batch_size, cluster.workers",
+            got=f"{config.batch_size} pairs for {workers} workers",
+            expected=f"a multiple of {workers}",
+            fix=f"set training.batch_size to {-(-config.batch_size // workers) * workers}",
+        )
+    for split, least in {"train": config.batch_size, "validation": workers}.items():
+        if splits.get(split, 0) < least:
+            raise DataError(
+                f"The {split} split is too small",
+                where="data/studies",
+                got=f"{splits.get(split, 0)} pairs",
+                expected=f"at least {least}",
+                fix="lower training.batch_size, or change prepare.split",
+            )
+
+
+def check_resources(nodes: Sequence[Resources], workers: int, each: Resources) -> None:
+    """Check that the workers fit on the nodes; asking for more would wait for ever.
+
+    Args:
+        nodes: What each node has in all: `{"CPU": 8, "GPU": 1}`.
+        workers: Number of workers.
+        each: What one of them needs.
+
+    Raises:
+        ParamsError: They do not fit; the message holds a table of what is needed and there.
+    """
+    if sum(_workers_that_fit(node, each) for node in nodes) >= workers:
+        return
+    lines = ["            need   have   largest node   settings"]
+    for name, amount in each.items():
+        have = [node.get(name, 0) for node in nodes]
+        setting = f"cluster.workers x cluster.{name.lower()}s_per_worker"
+        needed = f"{amount * workers:g}"
+        lines.append(
+            f"    {name:<5}{needed:>7}{sum(have):>7g}{max(have, default=0):>15g}   {setting}"
+        )
+    raise ParamsError(
+        "The cluster does not have the resources that the workers ask for\n" + "\n".join(lines),
+        where="cluster.workers, cluster.cpus_per_worker, cluster.gpus_per_worker",
+        got=f"{len(nodes)} node(s)",
+        fix="lower these settings, or start more nodes",
+    )
+
+
+def check_storage(run: Path, parameters: int, checkpoint: CheckpointConfig) -> None:
+    """Check that a run's folder can be written, and that its checkpoints fit on the disk.
+
+    Args:
+        run: The folder; created where it does not exist.
+        parameters: Numbers in the network's weights.
+        checkpoint: How many checkpoints there will be; one more exists for a moment.
+
+    Raises:
+        CheckpointError: It cannot be written, or the disk is too full.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run):
+            pass
+    except OSError as error:
+        raise CheckpointError(
+            "The storage folder cannot be written",
+            where=run,
+            got=error.strerror,
+            fix="set cluster.storage to a folder that every node can write",
+        ) from error
+    there = sum(path.stat().st_size for path in run.rglob("*.safetensors"))
+    needed = (checkpoint.keep + 1) * BYTES_PER_PARAMETER * parameters - there
+    free = shutil.disk_usage(run).free
+    if free < needed:
+        raise CheckpointError(
+            "The disk has no room for the checkpoints",
+            where=run,
+            got=f"{free / 2**20:.0f} MiB free",
+            expected=f"{needed / 2**20:.0f} MiB",
+            fix="free some, lower checkpoint.keep, or set cluster.storage to another disk",
+        )
+
+
+def local_node() -> dict[str, int]:
+    """What this process may use of this machine, as a node."""
+    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+
+
+def _workers_that_fit(node: Resources, each: Resources) -> int:
+    counts = [int(node.get(name, 0) // amount) for name, amount in each.items() if amount]
+    return min(counts)

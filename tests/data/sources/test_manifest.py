@@ -1,0 +1,187 @@
+"""The manifest source: three formats, one meaning, and a reason for each bad row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from raw_folders import Rows
+
+from aga.data.schema import Reject, Study
+from aga.data.sources.manifest import SCHEMA_FILE, Manifest, ManifestConfig, row_schema
+from aga.errors import DataError
+
+Make = Callable[[int], Rows]
+
+
+def read(root: Path, table: str = "pairs.csv") -> list[Study | Reject]:
+    return list(Manifest(ManifestConfig(table=table)).studies(root))
+
+
+def test_the_published_schema_is_that_of_the_code() -> None:
+    assert json.loads(SCHEMA_FILE.read_text()) == row_schema()
+
+
+def test_the_published_schema_accepts_and_refuses_as_the_source_does(raw_rows: Make) -> None:
+    jsonschema.Draft202012Validator.check_schema(row_schema())
+    (row,) = raw_rows(1)
+    jsonschema.validate(row, row_schema())
+    for change in ({"patient_id": ""}, {"split": "dev"}, {"labels": {"opacity": 2}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(row | change, row_schema())
+
+
+def test_the_three_formats_mean_the_same(
+    raw_rows: Make, save_manifest: Callable[[Rows], Path]
+) -> None:
+    rows = raw_rows(6)
+    root = save_manifest(rows)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (root / "pairs.jsonl").write_text(lines, encoding="utf-8")
+    labels = pa.map_(pa.string(), pa.int8())
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    arrays = columns | {
+        "labels": pa.array([list(row["labels"].items()) for row in rows], labels)  # type: ignore[attr-defined]
+    }
+    pq.write_table(pa.table(arrays), root / "pairs.parquet")
+    studies = read(root)
+    assert studies[1] == Study(
+        patient_id="P0",
+        study_id="S1",
+        image=root / "images/1.png",
+        report="FINDINGS: Opacity number 1 is seen.\nIMPRESSION: Pneumonia.",
+        location="pairs.csv:4",
+        view="PA",
+        labels={"effusion": 0, "nodule": None, "opacity": 1},
+    )
+    for table in ("pairs.jsonl", "pairs.parquet"):
+        others = read(root, table)
+        assert [replace(one, location="") for one in others] == [  # type: ignore[type-var]
+            replace(one, location="")
+            for one in studies  # type: ignore[type-var]
+        ]
+        assert others[1].location == f"{table}:2"
+
+
+def test_findings_and_impression_make_a_report_in_any_language(
+    raw_rows: Make, save_manifest: Callable[[Rows], Path]
+) -> None:
+    (row,) = raw_rows(1)
+    del row["text"]
+    row |= {"findings": "両肺野に浸潤影なし。", "impression": "异常なし"}
+    (study,) = read(save_manifest([row]))
+    assert isinstance(study, Study)
+    assert study.report == "FINDINGS: 両肺野に浸潤影なし。\nIMPRESSION: 异常なし"
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "reason"),
+    [
+        ({"patient_id": ""}, "patient_id", "value missing"),
+        ({"study_id": " "}, "study_id", "value missing"),
+        ({"image": ""}, "image", "value missing"),
+        ({"image": "images/no.png"}, "image", "image missing"),
+        ({"image": "x" * 5000}, "image", "image missing"),
+        ({"text": ""}, "text", "report empty"),
+        ({"split": "dev"}, "split", "value invalid"),
+        ({"labels": "{broken"}, "labels", "value invalid"),
+        ({"labels": {"opacity": 2}}, "labels.opacity", "value invalid"),
+        ({"labels": "[1, 2]"}, "labels", "value invalid"),
+    ],
+)
+def test_a_bad_cell_is_named_without_its_content(
+    raw_rows: Make,
+    save_manifest: Callable[[Rows], Path],
+    change: dict[str, object],
+    column: str,
+    reason: str,
+) -> None:
+    rows = raw_rows(3)
+    for row in rows:
+        row["split"] = "train"
+    rows[1] |= change
+    first, bad, last = read(save_manifest(rows))
+    assert isinstance(first, Study)
+    assert isinstance(last, Study)
+    assert isinstance(bad, Reject)
+    assert (bad.location, bad.reason) == ("pairs.csv:4", reason)
+    assert bad.column is not None
+    assert bad.column.startswith(column)
+    assert not any(str(v) in bad.detail for v in change.values() if str(v).strip())
+
+
+def test_bad_lines_of_csv(raw_rows: Make, save_manifest: Callable[[Rows], Path]) -> None:
+    root = save_manifest(raw_rows(2))
+    with (root / "pairs.csv").open("ab") as file:
+        file.write(b"P7,S7\n")
+        file.write(b"P8,S8,images/0.png,,caf\xe9 noir,\n")
+    bad = [one for one in read(root) if isinstance(one, Reject)]
+    assert [(one.location, one.column, one.reason) for one in bad] == [
+        ("pairs.csv:6", None, "wrong number of columns"),
+        ("pairs.csv:7", "text", "not UTF-8"),
+    ]
+
+
+def test_bad_lines_of_jsonl(raw_rows: Make, save_manifest: Callable[[Rows], Path]) -> None:
+    (row,) = raw_rows(1)
+    root = save_manifest([row])
+    lines = [json.dumps(row).encode(), b"", b"{broken", b"[1]", b'{"text": "caf\xe9"}']
+    lines += [json.dumps(row | {"text": 3.5, "patient_id": 12}).encode()]
+    lines += [json.dumps(row | {"text": "\ud800"}).encode()]
+    lines += [json.dumps({"patient_id": "P1"}).encode()]
+    (root / "pairs.jsonl").write_bytes(b"\n".join(lines))
+    found = read(root, "pairs.jsonl")
+    assert [one.reason if isinstance(one, Reject) else one.patient_id for one in found] == [
+        *("P0", "not JSON", "not JSON", "not UTF-8", "12", "not UTF-8", "value missing"),
+    ]
+    assert found[-1].location == "pairs.jsonl:8"
+
+
+@pytest.mark.parametrize("column", ["patient_id", "study_id", "image", "text"])
+@pytest.mark.parametrize("table", ["pairs.csv", "pairs.jsonl", "pairs.parquet"])
+def test_a_missing_column_is_named(
+    raw_rows: Make, save_manifest: Callable[[Rows], Path], column: str, table: str
+) -> None:
+    rows = raw_rows(2)
+    for row in rows:
+        del row[column]
+        del row["labels"]
+    root = save_manifest(rows)
+    (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), root / "pairs.parquet")
+    with pytest.raises(DataError, match=f"has no column {column}"):
+        read(root, table)
+
+
+def test_unread_columns_are_named(
+    raw_rows: Make, save_manifest: Callable[[Rows], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    (row,) = raw_rows(1)
+    read(save_manifest([row | {"veiw": "PA"}]))
+    assert "not read: veiw" in caplog.text
+
+
+def test_a_missing_table_and_a_foreign_format(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)no pairs.csv.*manifest.table"):
+        read(tmp_path)
+    with pytest.raises(DataError, match="no known format"):
+        read(tmp_path, "pairs.xlsx")
+    (tmp_path / "pairs.parquet").write_text("text")
+    with pytest.raises(DataError, match="not a Parquet file"):
+        read(tmp_path, "pairs.parquet")
+
+
+def test_a_quote_that_never_ends_is_an_error_with_its_line(
+    raw_rows: Make, save_manifest: Callable[[Rows], Path]
+) -> None:
+    root = save_manifest(raw_rows(1))
+    with (root / "pairs.csv").open("a") as file:
+        file.write('P9,S9,images/0.png,,"never ends\n')
+    with pytest.raises(DataError, match=r"(?s)cannot be read as CSV.*pairs.csv:4"):
+        read(root)

@@ -1,0 +1,370 @@
+"""Which rows a step takes, and what the batches hold."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fixtures.studies import phantom_rows, write_studies
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aga.data.loader import (
+    EpochBatches,
+    PairDataset,
+    epoch_order,
+    rank_slice,
+    statement_keys,
+    training_transform,
+)
+from aga.data.studies import StudyDataset
+from aga.data.tokens import TokenDataset, TokenizerConfig, tokenize
+from aga.data.transforms import AugmentationConfig, augment
+from aga.errors import DataError
+from aga.pairs import PairBatch
+
+AUGMENTATION = AugmentationConfig(
+    rotation=5.0, translation=0.04, scale=0.05, brightness=0.1, contrast=0.1, noise=0.02
+)
+TOKENIZER = TokenizerConfig(path=None, vocabulary=120, lowercase=True, max_tokens=30)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_studies(folder / "studies", phantom_rows(60))
+    tokenize(folder / "studies", folder / "tokens", TOKENIZER)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studies(folder: Path) -> StudyDataset:
+    return StudyDataset.open(folder / "studies")
+
+
+@pytest.fixture(scope="module")
+def tokens(folder: Path, studies: StudyDataset) -> TokenDataset:
+    return TokenDataset.open(folder / "tokens", studies)
+
+
+@pytest.fixture(scope="module")
+def train(studies: StudyDataset, tokens: TokenDataset, folder: Path) -> PairDataset:
+    return PairDataset(studies, tokens, "train", folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def held_out(studies: StudyDataset, tokens: TokenDataset, folder: Path) -> PairDataset:
+    return PairDataset(studies, tokens, "test", folder / "cache")
+
+
+def run(dataset: PairDataset, workers: int = 0, **changes: object) -> Iterator[PairBatch]:
+    settings = {
+        "epoch": 0,
+        "seed": 0,
+        "batch_size": 8,
+        "rank": 0,
+        "world_size": 1,
+        "start_step": 0,
+        "train": True,
+    }
+    return EpochBatches(dataset, AUGMENTATION, workers).batches(**settings | changes)
+
+
+def rows_of(batches: Iterator[PairBatch]) -> list[list[int]]:
+    return [batch.rows.tolist() for batch in batches]
+
+
+def assert_equal(one: PairBatch, other: PairBatch) -> None:
+    for name, value in vars(one).items():
+        assert torch.equal(value, getattr(other, name)), name
+
+
+# --- what a batch holds
+
+
+def test_a_batch_holds_the_named_rows_in_the_named_order(
+    train: PairDataset, studies: StudyDataset, tokens: TokenDataset, folder: Path
+) -> None:
+    rows = np.array([12, 3, 33])
+    batch = train.batch(rows)
+    assert batch.rows.tolist() == rows.tolist()
+    pixels = torch.from_numpy(studies.images(folder / "cache")[rows])
+    assert torch.equal(batch.images, train.transform(pixels))
+    for index, row in enumerate(rows):
+        length = len(tokens.token_ids(row))
+        assert batch.token_ids[index, :length].tolist() == tokens.token_ids(row).tolist()
+        assert (batch.token_ids[index, length:] == tokens.tokenizer.pad_token_id).all()
+        assert batch.attention_mask[index].sum() == length
+        assert batch.content_mask[index, :length].tolist() == tokens.content(row).tolist()
+
+
+def test_content_is_all_but_the_special_tokens(train: PairDataset) -> None:
+    batch = train.batch(train.rows)
+    tokenizer = train.tokens.tokenizer
+    special = torch.tensor([tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id])
+    assert torch.equal(batch.content_mask, ~torch.isin(batch.token_ids, special))
+
+
+def test_reports_are_padded_to_a_multiple_of_eight_but_never_beyond_max_tokens(
+    train: PairDataset, tokens: TokenDataset
+) -> None:
+    lengths = {row: len(tokens.token_ids(row)) for row in train.rows}
+    shortest = min(lengths, key=lengths.__getitem__)
+    assert train.batch(np.array([shortest])).token_ids.shape[1] == -(-lengths[shortest] // 8) * 8
+    assert max(lengths.values()) > 24
+    assert train.batch(train.rows).token_ids.shape[1] == TOKENIZER.max_tokens
+
+
+def test_every_split_is_normalised_by_the_training_pixels(
+    train: PairDataset, held_out: PairDataset, studies: StudyDataset
+) -> None:
+    assert held_out.transform == train.transform
+    pixels = train.batch(train.rows).images
+    assert abs(float(pixels.mean())) < 1e-5
+    assert float(pixels.std(correction=0)) == pytest.approx(1, abs=1e-5)
+    assert (train.transform.mode, train.transform.fit) == ("grey", "pad")
+
+
+def test_rgb_images(tmp_path: Path) -> None:
+    studies = write_studies(tmp_path / "studies", phantom_rows(10), mode="rgb")
+    transform = training_transform(studies, studies.images(tmp_path / "cache"))
+    assert (transform.mode, transform.channels, len(transform.mean)) == ("rgb", 3, 3)
+
+
+def test_labels_tell_absent_from_unknown(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a nodule", "split": "train", "labels": {"nodule": 1, "line": 0}},
+        {"text": "nothing", "split": "test"},
+        {"text": "no nodule", "split": "train", "labels": {"nodule": 0, "line": None}},
+    ]
+    studies = write_studies(tmp_path / "studies", rows)
+    tokenize(studies.folder, tmp_path / "tokens", TOKENIZER)
+    tokens = TokenDataset.open(tmp_path / "tokens", studies)
+    labels = PairDataset(studies, tokens, "train", tmp_path / "cache").labels
+    assert {name: values.tolist() for name, values in labels.items()} == {
+        "line": [0, -1],
+        "nodule": [1, 0],
+    }
+
+
+def test_statement_keys_join_what_says_the_same(tmp_path: Path) -> None:
+    texts = ["Small nodule.", "small NODULE.", "A tiny nodule.", "A nodule.", "A nodule."]
+    statements = [None, None, "small nodule.", "x", "small nodule."]
+    rows = [
+        {"text": text, "split": "train", "statement": statement}
+        for text, statement in zip(texts, statements, strict=True)
+    ]
+    keys = statement_keys(write_studies(tmp_path / "studies", rows))
+    assert keys[0] == keys[1]
+    assert keys[2] == keys[4]
+    assert len(set(keys.tolist())) == 3
+
+
+def test_statements_are_those_of_the_split(held_out: PairDataset, studies: StudyDataset) -> None:
+    assert held_out.statements.tolist() == statement_keys(studies)[held_out.rows].tolist()
+
+
+# --- which rows a step takes
+
+
+@given(
+    count=st.integers(1, 80),
+    batch_size=st.integers(1, 20),
+    world_size=st.integers(1, 6),
+    seed=st.integers(0, 2**31 - 1),
+    epoch=st.integers(0, 1000),
+)
+def test_ranks_share_each_global_batch_and_no_row_comes_twice(
+    count: int, batch_size: int, world_size: int, seed: int, epoch: int
+) -> None:
+    rows = np.arange(100, 100 + count)
+    order = epoch_order(rows, seed, epoch)
+    seen: list[int] = []
+    for step in range(-(-count // batch_size)):
+        shares = [rank_slice(order, step, batch_size, r, world_size) for r in range(world_size)]
+        union = np.concatenate(shares).tolist()
+        assert union == order[step * batch_size : (step + 1) * batch_size].tolist()
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        seen += union
+    assert sorted(seen) == rows.tolist()
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    rows = np.arange(50)
+    orders = [tuple(epoch_order(rows, seed, epoch)) for seed in range(3) for epoch in range(3)]
+    assert len(set(orders)) == 9
+    assert orders[4] == tuple(epoch_order(rows, 1, 1))
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    per_rank=st.integers(1, 4),
+    world_size=st.sampled_from([1, 2, 3, 4]),
+    epoch=st.integers(0, 50),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_processes_together_see_the_batches_of_one(
+    train: PairDataset, per_rank: int, world_size: int, epoch: int, seed: int
+) -> None:
+    common = {"batch_size": per_rank * world_size, "epoch": epoch, "seed": seed}
+    alone = list(run(train, **common))
+    ranks = [list(run(train, rank=r, world_size=world_size, **common)) for r in range(world_size)]
+    assert len(alone) == len(train) // common["batch_size"]
+    for step, whole in enumerate(alone):
+        parts = [batches[step] for batches in ranks]
+        assert torch.equal(torch.cat([part.rows for part in parts]), whole.rows)
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+
+
+@settings(deadline=None, max_examples=15)
+@given(start_step=st.integers(0, 6), workers=st.sampled_from([0, 1, 3]), epoch=st.integers(0, 9))
+def test_resuming_at_a_step_equals_the_tail(
+    train: PairDataset, start_step: int, workers: int, epoch: int
+) -> None:
+    whole = list(run(train, epoch=epoch))
+    tail = list(run(train, workers, epoch=epoch, start_step=start_step))
+    assert len(tail) == max(len(whole) - start_step, 0)
+    for one, other in zip(tail, whole[start_step:], strict=True):
+        assert_equal(one, other)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5, 20])
+def test_background_threads_change_nothing(train: PairDataset, workers: int) -> None:
+    expected = list(run(train, 0))
+    assert len(expected) == 5
+    for one, other in zip(run(train, workers), expected, strict=True):
+        assert_equal(one, other)
+
+
+def test_training_augments_and_evaluation_does_not(train: PairDataset) -> None:
+    batch = next(run(train))
+    plain = train.batch(batch.rows.numpy())
+    assert torch.equal(batch.images, augment(plain.images, batch.rows, 0, 0, AUGMENTATION))
+    assert not torch.equal(batch.images, plain.images)
+    assert torch.equal(batch.token_ids, plain.token_ids)
+    evaluated = next(run(train, train=False))
+    assert_equal(evaluated, train.batch(evaluated.rows.numpy()))
+
+
+def test_training_drops_the_incomplete_batch_and_evaluation_keeps_it(
+    train: PairDataset, held_out: PairDataset
+) -> None:
+    batches = EpochBatches(train, AUGMENTATION, 0)
+    assert len(train) == 42
+    assert (batches.steps_per_epoch(8, True), batches.steps_per_epoch(8, False)) == (5, 6)
+    assert (batches.steps_per_epoch(42, True), batches.steps_per_epoch(42, False)) == (1, 1)
+    evaluated = run(held_out, train=False, batch_size=5)
+    assert torch.cat([batch.rows for batch in evaluated]).tolist() == held_out.rows.tolist()
+    assert len(rows_of(run(held_out, train=False, batch_size=100))) == 1
+
+
+def test_evaluation_by_several_processes_misses_no_row(held_out: PairDataset) -> None:
+    seen = [
+        row
+        for rank in range(5)
+        for rows in rows_of(run(held_out, train=False, batch_size=9, rank=rank, world_size=5))
+        for row in rows
+    ]
+    assert len(held_out) == 12
+    assert sorted(seen) == held_out.rows.tolist()
+
+
+# --- threads
+
+
+class CountedPairs(PairDataset):
+    """A dataset that counts the batches it was asked for."""
+
+    calls = 0
+
+    def batch(self, rows: np.ndarray) -> PairBatch:
+        self.calls += 1
+        return super().batch(rows)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_threads_prepare_the_next_batches_while_the_consumer_computes(
+    studies: StudyDataset, tokens: TokenDataset, folder: Path, workers: int
+) -> None:
+    dataset = CountedPairs(studies, tokens, "train", folder / "cache")
+    batches = run(dataset, workers)
+    for taken in (1, 2):
+        next(batches)
+        deadline = time.monotonic() + 30
+        while dataset.calls < taken + workers and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert dataset.calls == taken + workers, "that many ahead, and no more"
+    batches.close()
+
+
+def loader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def test_stopping_early_leaves_no_thread(train: PairDataset) -> None:
+    batches = run(train, 3)
+    next(batches)
+    assert loader_threads()
+    batches.close()
+    assert not loader_threads()
+
+
+class BrokenPairs(PairDataset):
+    """A dataset that fails on its third batch."""
+
+    calls = 0
+
+    def batch(self, rows: np.ndarray) -> PairBatch:
+        self.calls += 1
+        if self.calls == 3:
+            raise DataError("The disk went away")
+        return super().batch(rows)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_thread_reaches_the_consumer(
+    studies: StudyDataset, tokens: TokenDataset, folder: Path, workers: int
+) -> None:
+    batches = run(BrokenPairs(studies, tokens, "train", folder / "cache"), workers)
+    next(batches)
+    next(batches)
+    with pytest.raises(DataError, match="went away"):
+        next(batches)
+    assert not loader_threads()
+
+
+# --- what is refused
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    studies = write_studies(tmp_path / "studies", [{"text": "lung", "split": "train"}] * 3)
+    tokenize(studies.folder, tmp_path / "tokens", TOKENIZER)
+    tokens = TokenDataset.open(tmp_path / "tokens", studies)
+    with pytest.raises(DataError, match="validation split is empty"):
+        PairDataset(studies, tokens, "validation", tmp_path / "cache")
+
+
+def test_a_split_smaller_than_the_batch_is_refused_before_the_first_step(
+    train: PairDataset,
+) -> None:
+    with pytest.raises(DataError, match=r"(?s)training\.batch_size.*got: +43.*at most 42"):
+        run(train, batch_size=43)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(train: PairDataset) -> None:
+    with pytest.raises(DataError, match=r"(?s)training\.batch_size.*cluster\.workers, 3"):
+        run(train, batch_size=8, world_size=3)
+
+
+def test_orders_of_neighbouring_epochs_are_unrelated() -> None:
+    rows = np.arange(1000)
+    orders = [epoch_order(rows, 0, epoch) for epoch in range(5)]
+    for one, other in pairwise(orders):
+        assert (one == other).mean() < 0.01

@@ -1,0 +1,101 @@
+"""No patient and no image in two splits, whatever the data."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from aga.data.schema import SPLITS, Split
+from aga.data.splits import SplitConfig, SplitRow, assign_splits, patient_groups
+from aga.errors import DataError
+
+SHARES = SplitConfig(train=0.7, validation=0.1, test=0.2)
+
+
+def row(patient: object, pixels: object, given: Split | None = None) -> SplitRow:
+    return SplitRow(str(patient), str(pixels), f"table.csv:{patient}", given)
+
+
+rows_strategy = st.lists(
+    st.builds(row, st.integers(0, 40), st.integers(0, 60)), min_size=1, max_size=120
+)
+
+
+@given(rows_strategy, st.integers(0, 5))
+def test_nothing_is_in_two_splits(rows: list[SplitRow], seed: int) -> None:
+    try:
+        splits = assign_splits(rows, [], SHARES, seed)
+    except DataError:
+        assume(False)
+    for identity in ("patient_id", "pixel_sha256"):
+        found: dict[str, set[str]] = {}
+        for one, split in zip(rows, splits, strict=True):
+            found.setdefault(getattr(one, identity), set()).add(split)
+        assert all(len(these) == 1 for these in found.values())
+
+
+@given(rows_strategy, st.randoms(use_true_random=False))
+def test_the_order_of_the_rows_does_not_matter(rows: list[SplitRow], order: random.Random) -> None:
+    try:
+        splits = dict(zip(map(id, rows), assign_splits(rows, [], SHARES, 0), strict=True))
+    except DataError:
+        assume(False)
+    shuffled = rows.copy()
+    order.shuffle(shuffled)
+    again = dict(zip(map(id, shuffled), assign_splits(shuffled, [], SHARES, 0), strict=True))
+    assert splits == again
+
+
+def test_shares_are_met_to_a_patient() -> None:
+    rows = [row(number // 2, number) for number in range(2000)]
+    splits = assign_splits(rows, [], SHARES, 3)
+    counts = Counter(splits)
+    assert abs(counts["train"] - 1400) <= 2
+    assert abs(counts["validation"] - 200) <= 2
+    assert abs(counts["test"] - 400) <= 2
+    assert splits != assign_splits(rows, [], SHARES, 4)
+
+
+def test_patients_who_share_an_image_are_one() -> None:
+    rows = [row("a", 1), row("b", 1), row("b", 2), row("c", 2), row("d", 3)]
+    assert patient_groups(rows) == {"a": "a", "b": "a", "c": "a", "d": "d"}
+
+
+def test_an_unused_repeat_still_links_its_patient() -> None:
+    rows = [row(number, number) for number in range(100)]
+    repeats = [row(number, number + 1) for number in range(0, 100, 2)]
+    splits = assign_splits(rows, repeats, SHARES, 0)
+    assert all(splits[number] == splits[number + 1] for number in range(0, 100, 2))
+
+
+def test_given_splits_are_kept() -> None:
+    rows = [row(n, n, SPLITS[n % 3]) for n in range(9)]
+    assert assign_splits(rows, [], SHARES, 0) == [SPLITS[n % 3] for n in range(9)]
+
+
+def test_given_splits_that_separate_an_image_are_an_error() -> None:
+    rows = [row(1, "x", "train"), row(2, "y", "test"), row(3, "x", "test")]
+    with pytest.raises(DataError, match=r"(?s)same image.*table.csv:3 .*table.csv:1 "):
+        assign_splits(rows, [], SHARES, 0)
+    with pytest.raises(DataError, match="same image"):
+        assign_splits(rows[:2], rows[2:], SHARES, 0)
+
+
+def test_splits_given_for_some_rows_only_are_an_error() -> None:
+    with pytest.raises(DataError, match=r"(?s)Some rows.*table.csv:2.*1 of 2"):
+        assign_splits([row(1, 1, "train"), row(2, 2)], [], SHARES, 0)
+
+
+def test_too_few_patients_are_an_error() -> None:
+    with pytest.raises(DataError, match="No patient is left"):
+        assign_splits([row("only", number) for number in range(50)], [], SHARES, 0)
+
+
+def test_shares_sum_to_one() -> None:
+    with pytest.raises(ValidationError, match="not 1"):
+        SplitConfig(train=0.7, validation=0.1, test=0.1)

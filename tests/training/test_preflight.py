@@ -1,0 +1,101 @@
+"""A mistake is refused before anything starts, by the name of its setting."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from small_runs import small_recipe
+
+from aga.errors import CheckpointError, DataError, ParamsError
+from aga.training.checkpoint import CheckpointConfig
+from aga.training.preflight import (
+    check_batches,
+    check_resources,
+    check_storage,
+    local_node,
+)
+
+TRAINING = small_recipe({"training": {"batch_size": 8}}).training
+KEEP = CheckpointConfig(every_steps=1, keep=2)
+
+
+def test_batches_that_fit() -> None:
+    check_batches({"train": 8, "validation": 4}, TRAINING, workers=4)
+
+
+@pytest.mark.parametrize(
+    ("splits", "workers", "error", "words"),
+    [
+        ({"train": 100, "validation": 9}, 3, ParamsError, "set training.batch_size to 9"),
+        ({"train": 7, "validation": 9}, 1, DataError, "The train split is too small"),
+        ({"train": 100, "validation": 3}, 4, DataError, "The validation split is too small"),
+        ({"train": 100}, 1, DataError, "The validation split is too small"),
+    ],
+)
+def test_batches_that_do_not(
+    splits: dict[str, int], workers: int, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        check_batches(splits, TRAINING, workers)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "each"),
+    [
+        ([{"CPU": 2.0}], 2, {"CPU": 1, "GPU": 0}),
+        ([{"CPU": 2.0}, {"CPU": 3.0}], 2, {"CPU": 2, "GPU": 0}),
+        ([{"CPU": 16.0, "GPU": 2.0}], 2, {"CPU": 8, "GPU": 1}),
+    ],
+)
+def test_resources_that_are_there(
+    nodes: list[dict[str, float | int]], workers: int, each: dict[str, float | int]
+) -> None:
+    check_resources(nodes, workers, each)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "each"),
+    [
+        ([], 1, {"CPU": 1, "GPU": 0}),
+        ([{"CPU": 2.0}], 3, {"CPU": 1, "GPU": 0}),
+        # Enough in all, but no node has two for one worker.
+        ([{"CPU": 1.0}, {"CPU": 1.0}], 1, {"CPU": 2, "GPU": 0}),
+        ([{"CPU": 16.0}], 1, {"CPU": 1, "GPU": 1}),
+    ],
+)
+def test_resources_that_are_not(
+    nodes: list[dict[str, float | int]], workers: int, each: dict[str, float | int]
+) -> None:
+    with pytest.raises(ParamsError, match=r"cluster\.workers") as caught:
+        check_resources(nodes, workers, each)
+    assert "need   have" in str(caught.value)
+
+
+def test_the_table_states_both_sides() -> None:
+    with pytest.raises(ParamsError) as caught:
+        check_resources([{"CPU": 2.0}, {"CPU": 4.0}], 4, {"CPU": 2, "GPU": 1})
+    rows = [line.split() for line in str(caught.value).splitlines()]
+    assert ["CPU", "8", "6", "4"] in [row[:4] for row in rows]
+    assert ["GPU", "4", "0", "0"] in [row[:4] for row in rows]
+
+
+def test_storage_is_made_and_left_empty(tmp_path: Path) -> None:
+    check_storage(tmp_path / "runs/a", 1000, KEEP)
+    assert list((tmp_path / "runs/a").iterdir()) == []
+
+
+def test_storage_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(CheckpointError, match=r"cluster\.storage"):
+        check_storage(tmp_path / "runs/a", 1000, KEEP)
+
+
+def test_storage_that_is_too_small(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"checkpoint\.keep"):
+        check_storage(tmp_path / "runs/a", 10**15, KEEP)
+
+
+def test_this_machine_is_a_node() -> None:
+    check_resources([local_node()], len(os.sched_getaffinity(0)), {"CPU": 1, "GPU": 0})

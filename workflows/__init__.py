@@ -1,0 +1,5 @@
+"""The stages of the line, one thin script each: load params, call one library function, write metrics.
+
+`dvc.yaml` runs them in order; Ray Jobs can start them too. They say which, never values: values are
+in `params.yaml`. Importing a workflow runs nothing.
+"""

@@ -1,0 +1,27 @@
+"""Draw the phantom: synthetic radiographs and reports in a raw layout, for `prepare` to read."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from aga.data.sources.phantom import generate
+from aga.params import load_params
+
+
+def main() -> None:
+    """Write to `source.root` where the source is the phantom, else to data/raw/phantom."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--home", type=Path, help="what relative paths start from [its folder]")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    params = load_params(arguments.params)
+    home = arguments.home or arguments.params.parent
+    root = params.source.root if params.source.name == "phantom" else "data/raw/phantom"
+    generate(home / root, params.phantom, params.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Search gates and loss weights with Ray Tune; the winner becomes a diff of params.yaml."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from aga.errors import AgaError
+from aga.params import apply_overlay, load_params, overlaid, parse_settings, read_yaml, validate
+from aga.training.job import Job
+from aga.training.run import Recipe
+from aga.training.search import Settings, format_trials, search
+
+
+def main() -> None:
+    """Run the trials on this machine, or on the cluster that RAY_ADDRESS names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--home", type=Path, help="where data/ and runs/ are; default: the params'")
+    parser.add_argument("--trials", type=int, default=16, help="how many choices of settings")
+    parser.add_argument("--apply", action="store_true", help="write the winner into params.yaml")
+    options = parser.parse_args()
+    params, values = load_params(options.params), read_yaml(options.params)
+    home = (options.home or options.params.parent).resolve()
+
+    def overlay(settings: Settings) -> dict[str, object]:
+        return parse_settings(f"{key}={value:.4g}" for key, value in settings.items())
+
+    def make_job(settings: Settings) -> Job:
+        shorter = overlaid(values, {"training": {"epochs": params.tune.epochs}})
+        trial = validate(overlaid(shorter, overlay(settings)), where="a trial of tune.space")
+        recipe = Recipe(**{name: getattr(trial, name) for name in Recipe.model_fields})
+        return Job.of(recipe, trial.tracking, home, trial.cluster.storage)
+
+    make_job({key: limits.low for key, limits in params.tune.space.items()})  # fail before Ray
+    result = search(
+        params.tune,
+        make_job,
+        trials=options.trials,
+        seed=params.seed,
+        cluster=params.cluster,
+        tracking=params.tracking,
+        home=home,
+    )
+    print(format_trials(result, params.tune.metric), end="\n\n")
+    print(apply_overlay(options.params, overlay(result.winner.settings), write=options.apply))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        main()
+    except AgaError as error:
+        sys.exit(f"error: {error}")
