@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -91,13 +92,13 @@ class PairDataset:
             rows=torch.from_numpy(np.array(rows)),
         )
 
-    @property
+    @cached_property
     def statements(self) -> Int64[np.ndarray, "N"]:
         """A key per row of `rows`; equal where two reports say the same (`statement_keys`)."""
         keys: Int64[np.ndarray, "N"] = statement_keys(self._studies)[self.rows]
         return keys
 
-    @property
+    @cached_property
     def labels(self) -> dict[str, Int8[np.ndarray, "N"]]:
         """Per finding, a label per row of `rows`: 1 present, 0 absent, -1 unknown."""
         column = self._studies.column("labels").take(self.rows).to_pylist()

@@ -6,6 +6,7 @@ Equations: docs/method.md, steps 2 to 10.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Annotated, ClassVar, Self
 
 import torch
@@ -135,21 +136,46 @@ class AgaObjective(Objective):
             terms["contrast"] = weights.contrast * self.contrast(pairs.image, pairs.text)
             diagnostics["contrast/temperature"] = self.contrast.temperature
         if weights.iga or weights.bcga:
-            content = pairs.content_mask
-            tokens, patches = normalize(pairs.tokens), normalize(pairs.patches)
-            groups = self._groups(pairs, tokens, patches)
-            diagnostics |= group_diagnostics(groups, content)
-            diagnostics |= likeness_diagnostics(tokens, patches, content)
-            if weights.iga:
-                losses = self._iga(pairs, tokens, patches, groups)
-                diagnostics |= {f"iga/{side}": loss.mean() for side, loss in losses.items()}
-                side_weights = {"token": 1.0, "patch": self.config.iga.patch_weight}
-                sides = [side_weights[side] * loss.mean() for side, loss in losses.items()]
-                terms["iga"] = weights.iga * torch.stack(sides).sum()
-            if self.bcga is not None:
-                loss = self.bcga(groups.visual_groups, groups.language_groups, content)
-                terms["bcga"] = weights.bcga * loss.mean()
+            inside, watched = self._inside(pairs)
+            terms |= {name: getattr(weights, name) * loss for name, loss in inside.items()}
+            diagnostics |= watched
         return LossTerms.of(terms, diagnostics)
+
+    @torch.no_grad()
+    def image_dependence(self, pairs: PairEmbeddings) -> dict[str, Tensor]:
+        """How much lower each in-pair term is with a report's own image than with another's.
+
+        Names `iga/image_dependence` and `bcga/image_dependence`, unweighted: the term of the pairs
+        minus the term of the same reports with the images of their neighbours in the batch. Near 0
+        the term is solved without looking at the image. Empty for a single pair.
+        """
+        weights = self.config.weights
+        if len(pairs) < 2 or not (weights.iga or weights.bcga):
+            return {}
+        with torch.autocast(pairs.image.device.type, enabled=False):
+            pairs = full_precision(pairs)
+            own, _ = self._inside(pairs)
+            other, _ = self._inside(replace(pairs, patches=pairs.patches.roll(1, 0)))
+        return {f"{name}/image_dependence": own[name] - other[name] for name in own}
+
+    def _inside(self, pairs: PairEmbeddings) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The unweighted terms inside the pairs (steps 2 to 7), and their diagnostics."""
+        content = pairs.content_mask
+        tokens, patches = normalize(pairs.tokens), normalize(pairs.patches)
+        groups = self._groups(pairs, tokens, patches)
+        diagnostics = group_diagnostics(groups, content)
+        diagnostics |= likeness_diagnostics(tokens, patches, content)
+        terms: dict[str, Tensor] = {}
+        if self.config.weights.iga:
+            sides = self._iga(pairs, tokens, patches, groups)
+            diagnostics |= {f"iga/{side}": loss for side, loss in sides.items()}
+            terms["iga"] = sides["token"]
+            if "patch" in sides:
+                terms["iga"] = terms["iga"] + self.config.iga.patch_weight * sides["patch"]
+        if self.bcga is not None:
+            losses = self.bcga(groups.visual_groups, groups.language_groups, content)
+            terms["bcga"] = losses.mean()
+        return terms, diagnostics
 
     def groups(self, pairs: PairEmbeddings) -> Groups:
         """The groups of each pair: which patches each word chose, and which words each patch.
@@ -222,12 +248,12 @@ class AgaObjective(Objective):
         tokens: Float[Tensor, "B L D"],
         patches: Float[Tensor, "B P D"],
         groups: Groups,
-    ) -> dict[str, Float[Tensor, "B"]]:
-        """Step 6: the losses `L_token` and `L_patch` of each pair; `patch` only with a weight."""
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Step 6: `L_token` and `L_patch`, averaged over pairs; `patch` only with a weight."""
         config, content = self.config.iga, pairs.content_mask
         words = Positions(content, pairs.token_ids, config.duplicates)
         visual = normalize(groups.visual_groups)
-        losses = {"token": symmetric_pair_nce(tokens, visual, words, config.temperature)}
+        losses = {"token": symmetric_pair_nce(tokens, visual, words, config.temperature).mean()}
         if config.patch_weight:
             places = Positions(
                 content.any(-1, keepdim=True).expand(patches.shape[:2]),
@@ -238,7 +264,7 @@ class AgaObjective(Objective):
             language = normalize(groups.language_groups)
             losses["patch"] = symmetric_pair_nce(
                 patches, language, places, config.temperature, self._sample(patches)
-            )
+            ).mean()
         return losses
 
     def _sample(self, patches: Float[Tensor, "B P D"]) -> Int64[Tensor, "B Q"] | None:

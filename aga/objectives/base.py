@@ -53,6 +53,14 @@ class Objective(nn.Module, ABC):
         with torch.autocast(pairs.image.device.type, enabled=False):
             return self.losses(full_precision(pairs))
 
+    def image_dependence(self, pairs: PairEmbeddings) -> dict[str, Tensor]:
+        """For every term inside pairs: its value minus its value with other reports' images.
+
+        An objective without such terms, as this base, returns nothing.
+        """
+        del pairs
+        return {}
+
     @abstractmethod
     def losses(self, pairs: PairEmbeddings) -> LossTerms:
         """The loss of `pairs`, whose embeddings are float32 or float64; autocast is off."""

@@ -13,6 +13,7 @@ from aga.tensors import masked_mean, normalize
 
 COLLAPSED_STD = 0.05  # embedding spread; 1 is a uniform direction, 0 a single point
 NEARLY_ALL = 0.95  # share of groups, or of thresholds' range, that counts as a collapse
+INDEPENDENT = 0.02  # nats between a report's own image and another one's
 COLDEST = 0.0101  # a learned temperature at its limit of 0.01
 
 _COLLAPSES = (
@@ -24,6 +25,8 @@ _COLLAPSES = (
     ("group/language_single", "above", NEARLY_ALL, "nearly every patch chooses a single token"),
     ("embedding/patch_cosine", "above", NEARLY_ALL, "the patches of an image are nearly equal"),
     ("embedding/token_cosine", "above", NEARLY_ALL, "the tokens of a report are nearly equal"),
+    ("iga/image_dependence", "above", -INDEPENDENT, "IGA is solved without looking at the image"),
+    ("bcga/image_dependence", "above", -INDEPENDENT, "BCGA is solved without looking at the image"),
     ("contrast/temperature", "below", COLDEST, "the contrast temperature is at its lower limit"),
 )
 
@@ -106,7 +109,8 @@ def collapse_warnings(diagnostics: Mapping[str, Tensor | float]) -> list[str]:
     """One sentence for each collapse that the diagnostics of a step show; empty when healthy.
 
     Args:
-        diagnostics: `LossTerms.diagnostics`, of one step or averaged over several.
+        diagnostics: `LossTerms.diagnostics`, of one step or averaged over several, and where there
+            are any, the values of `image_dependence`.
     """
     warnings = []
     for name, side, bound, meaning in _COLLAPSES:

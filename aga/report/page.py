@@ -143,7 +143,7 @@ def _context(inputs: ReportInputs, config: ReportPageConfig) -> dict[str, Any]:
         _read_json(inputs.metrics / f"{stage}.json") for stage in ("prepare", "pretrain")
     )
     dataset = StudyDataset.open(inputs.studies).info if inputs.studies.is_dir() else None
-    exported = pretrained.get("best_epoch")
+    exported = _shown(pretrained.get("best_epoch"))
     return {
         "title": f"Encoder report: {dataset.source}" if dataset else "Encoder report",
         "headlines": [
@@ -253,8 +253,15 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             leaves |= _flat(value, f"{prefix}{name}.")
         else:
-            leaves[prefix + name] = format_number(value) if isinstance(value, float) else value
+            leaves[prefix + name] = _shown(value)
     return leaves
+
+
+def _shown(value: Any) -> Any:
+    """Floats in few digits; whole ones, as counts become in a CSV or JSON file, without any."""
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else format_number(value)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def open_client(config: TrackingConfig, home: Path) -> Client:
         TrackingError: MLflow is not installed.
     """
     require_mlflow()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     uri = tracking_uri(config, home)

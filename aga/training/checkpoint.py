@@ -3,7 +3,7 @@
     training.safetensors   weights and optimizer state
     best.safetensors       weights of the best epoch so far
     state.json             step, history, sums over the running epoch
-    manifest.json          SHA-256 of the above
+    manifest.json          SHA-256 of the above, and of itself
 
 A run's folder holds `checkpoints/<step>-<n>/`. The newest that verifies is the one to resume from,
 whatever damaged a later one. One process at a time writes to a run's folder.
@@ -39,12 +39,8 @@ Row: TypeAlias = Mapping[str, float | int]
 logger = logging.getLogger(__name__)
 
 FOLDER, WRITER = "checkpoints", "writer.lock"
-TRAINING, BEST, STATE, MANIFEST = (
-    "training.safetensors",
-    "best.safetensors",
-    "state.json",
-    "manifest.json",
-)
+TRAINING, BEST, STATE = "training.safetensors", "best.safetensors", "state.json"
+CONTENT, MANIFEST = (TRAINING, BEST, STATE), "manifest.json"
 
 
 class CheckpointConfig(Config):
@@ -87,8 +83,8 @@ def save_checkpoint(folder: Path, state: TrainingState) -> None:
         save_file(_on_cpu(state.best), scratch / BEST)
         values = {"step": state.step, "history": state.history, "sums": state.sums}
         (scratch / STATE).write_text(json.dumps(values, indent=1), encoding="utf-8")
-        hashes = {name: _sha256(scratch / name) for name in (TRAINING, BEST, STATE)}
-        (scratch / MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
+        hashes = {name: _sha256(scratch / name) for name in CONTENT}
+        (scratch / MANIFEST).write_text(_manifest(hashes), encoding="utf-8")
         for path in [*scratch.iterdir(), scratch]:
             _flush(path)
         scratch.rename(folder)
@@ -204,20 +200,27 @@ def _locked(file: IO[str]) -> bool:
 def _verify(folder: Path) -> None:
     manifest = folder / MANIFEST
     try:
-        hashes: Mapping[str, str] = json.loads(manifest.read_text(encoding="utf-8"))
-        if set(hashes) != {TRAINING, BEST, STATE}:
-            raise ValueError("it names other files")
-    except (OSError, ValueError, TypeError) as error:
+        text = manifest.read_text(encoding="utf-8")
+        hashes: Mapping[str, str] = json.loads(text)["files"]
+        if _manifest(hashes) != text:
+            raise ValueError("its own hash does not fit")
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
-            f"{MANIFEST} of a checkpoint cannot be read", where=manifest, got=error
+            f"{MANIFEST} of a checkpoint is damaged", where=manifest, got=error
         ) from error
-    for name, expected in hashes.items():
+    for name in CONTENT:
         path = folder / name
         found = _sha256(path) if path.is_file() else "no such file"
-        if found != expected:
+        if found != hashes[name]:
             raise CheckpointError(
-                f"{name} of a checkpoint is damaged", where=path, got=found, expected=expected
+                f"{name} of a checkpoint is damaged", where=path, got=found, expected=hashes[name]
             )
+
+
+def _manifest(hashes: Mapping[str, str]) -> str:
+    """The manifest's text; it vouches for itself as well."""
+    own = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+    return json.dumps({"files": hashes, "sha256": own}, indent=1)
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

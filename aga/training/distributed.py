@@ -278,13 +278,14 @@ def _marked_if_cut_off(job: Job) -> Iterator[None]:
 
 
 def _log_to_driver() -> None:
-    """Show the library's lines; not the root logger's, where Ray repeats every report in full."""
+    """Show the library's own lines, and of Ray's no line that repeats each report in full."""
     library = logging.getLogger(aga.__name__)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     library.addHandler(handler)
     library.setLevel(logging.INFO)
     library.propagate = False
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
 
 
 def _keep_token_private() -> None:

@@ -7,7 +7,7 @@ from typing import Self
 
 from aga.config import Config
 from aga.tracking import Tracker, TrackingConfig, provenance, start_run
-from aga.training.checkpoint import TrainingState, load_checkpoint, newest_good, only_writer
+from aga.training.checkpoint import Row, TrainingState, load_checkpoint, newest_good, only_writer
 from aga.training.loop import finished
 from aga.training.preflight import check_batches, check_storage
 from aga.training.run import Recipe, RunData, build_network
@@ -73,7 +73,7 @@ class Job(Config):
         state = load_checkpoint(newest) if newest else None
         return state if state and finished(state.history, self.recipe.training) else None
 
-    def history(self) -> list[dict[str, float]]:
+    def history(self) -> list[Row]:
         """Rows of the epochs that are done and saved; none where the run never began."""
         newest = newest_good(self.folder)
         return load_checkpoint(newest).history if newest else []

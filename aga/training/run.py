@@ -42,6 +42,7 @@ from aga.training.checkpoint import (
 from aga.training.events import CheckpointEvent, EpochEvent, StepEvent
 from aga.training.loop import PairNetwork, TrainingConfig, TrainingContext, fold, train
 from aga.training.optimizer import OptimizerConfig
+from aga.training.preflight import check_batches
 from aga.training.validation import LOSS, MEAN_RECALL
 
 logger = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ def build_context(
     recipe: Recipe, data: RunData, home: Path, device: torch.device
 ) -> TrainingContext:
     """Everything a process trains with, the same in every process; see `run_local`."""
+    check_batches(data.studies.info.splits, recipe.training, world_size())
     torch.set_num_threads(recipe.training.threads)
     # On a GPU it would cost speed, and kernels without a deterministic form would remain.
     torch.use_deterministic_algorithms(device.type == "cpu")

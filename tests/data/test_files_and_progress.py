@@ -47,10 +47,10 @@ def test_progress_off_a_terminal_is_one_line_per_interval(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO):
-        assert list(progress(range(3), "rows", total=3, interval=0)) == [0, 1, 2]
+        assert list(progress(range(3), "rows", total=3, interval=0.0)) == [0, 1, 2]
         assert [record.message.split(" rows")[0] for record in caplog.records] == [
             *("1 of 3", "2 of 3", "3 of 3"),
         ]
         caplog.clear()
-        list(progress(range(3), "rows", interval=60))
+        list(progress(range(3), "rows", interval=60.0))
         assert caplog.records == []

@@ -13,6 +13,7 @@ import pytest
 from raw_folders import Rows
 
 from aga.params import apply_overlay
+from workflows.prepare import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,46 +29,53 @@ def home(
     return tmp_path
 
 
-def run(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "workflows/prepare.py"), *options]
-    return subprocess.run(
-        command,
-        cwd=home,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+def start(home: Path, *options: str) -> int:
+    return main(["--params", str(home / "params.yaml"), *options])
 
 
 def test_the_stage_writes_studies_and_metrics(home: Path) -> None:
-    done = run(home)
-    assert done.returncode == 0, done.stderr
+    assert start(home) == 0
     metrics = json.loads((home / "metrics/prepare.json").read_text())
     assert metrics["used"] == 40
     assert (home / "data/studies/dataset.json").is_file()
 
 
-def test_check_exits_with_one_and_names_line_column_and_reason(home: Path) -> None:
-    assert run(home, "--check").returncode == 0
-    (home / "raw/images/0.png").write_text("text")
-    done = run(home, "--check", "--source", "manifest", "--root", "raw")
-    assert done.returncode == 1
-    assert done.stdout == "pairs.csv:2: image: image unreadable (not an image format)\n"
+def test_relative_paths_start_at_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(home / "raw", elsewhere / "raw")
+    assert start(home, "--home", str(elsewhere)) == 0
+    assert (elsewhere / "data/studies/dataset.json").is_file()
     assert not (home / "data").exists()
+
+
+def test_check_exits_with_one_and_names_line_column_and_reason(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(home, "--check") == 0
+    (home / "raw/images/0.png").write_text("text")
+    assert start(home, "--check", "--source", "manifest", "--root", str(home / "raw")) == 1
+    expected = "pairs.csv:2: image: image unreadable (not an image format)\n"
+    assert capsys.readouterr().out == expected
+    assert not (home / "data").exists()
+
+
+def test_another_source_is_only_checked(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        start(home, "--root", "elsewhere")
+    assert "go with --check" in capsys.readouterr().err
 
 
 def test_an_error_is_told_without_a_traceback(home: Path) -> None:
     shutil.rmtree(home / "raw")
-    done = run(home)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "workflows/prepare.py")],
+        cwd=home,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("error: The raw folder of the source is missing")
     assert "Traceback" not in done.stderr
     assert not (home / "data").exists()
-
-
-def test_another_source_is_only_checked(home: Path) -> None:
-    done = run(home, "--root", "elsewhere")
-    assert done.returncode == 2
-    assert "go with --check" in done.stderr

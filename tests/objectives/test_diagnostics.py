@@ -99,3 +99,21 @@ def test_one_pair_has_no_spread_and_no_warning_of_it() -> None:
 def test_a_batch_without_words_has_finite_diagnostics() -> None:
     found = _diagnostics(embeddings([0, 0]))
     assert all(value.isfinite() for value in found.values())
+
+
+def test_image_dependence_is_the_difference_to_the_neighbours_image() -> None:
+    module = objective(settings(weights__iga=2.0), width=6)
+    pairs = embeddings([6, 5, 4])
+    other = replace(pairs, patches=pairs.patches[[2, 0, 1]])
+    found, own, swapped = module.image_dependence(pairs), module(pairs), module(other)
+    for name, weight in (("iga", 2.0), ("bcga", 0.5)):
+        expected = (own.terms[name] - swapped.terms[name]).detach() / weight
+        torch.testing.assert_close(found[f"{name}/image_dependence"], expected)
+    assert module.image_dependence(embeddings([6])) == {}
+
+
+def test_terms_that_ignore_the_image_are_named() -> None:
+    """The same image for all reports: an exchange changes nothing."""
+    same = replace(HEALTHY, patches=HEALTHY.patches[:1].expand(12, -1, -1))
+    found = objective(settings(), width=6).image_dependence(same)
+    assert [w.split(" ")[0] for w in collapse_warnings(found)] == ["IGA", "BCGA"]

@@ -100,9 +100,9 @@ def test_a_killed_writer_leaves_nothing_that_counts(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    broken = TrainingState(1, {}, {}, [{"what": object()}], {})  # type: ignore[dict-item]
-    with pytest.raises(TypeError):
-        save_next(tmp_path, broken, keep=2)
+    sparse = TrainingState(1, {}, {"w": torch.eye(3).to_sparse()}, [], {})
+    with pytest.raises(RuntimeError, match="format"):
+        save_next(tmp_path, sparse, keep=2)
     assert list((tmp_path / FOLDER).iterdir()) == []
 
 
@@ -128,5 +128,5 @@ def test_a_second_writer_is_refused_until_the_first_is_dead(tmp_path: Path) -> N
             pytest.fail("two writers")
         holder.kill()
         started = time.monotonic()
-        with only_writer(tmp_path, patience=10):
+        with only_writer(tmp_path, patience=10.0):
             assert time.monotonic() - started < 10

@@ -73,11 +73,12 @@ def require_file(path: Path, layout: str) -> None:
     """
     require_folder(path.parent)
     if not path.is_file():
-        found = sorted(entry.name for entry in path.parent.iterdir() if not entry.is_file())
+        entries = list(path.parent.iterdir())
+        folders = sorted(entry.name for entry in entries if entry.is_dir())
         raise DataError(
             f"The raw folder has no {path.name}",
             where=path.parent,
-            got=f"folders {', '.join(found)}" if found else "no folder in it",
+            got=f"{len(entries) - len(folders)} files; folders: {', '.join(folders) or 'none'}",
             expected=layout,
             fix="set `source.name` and `source.root` in params.yaml to the layout at hand",
         )

@@ -34,6 +34,7 @@ from aga.errors import DataError
 PROBABILITIES = (0.15, 0.45, 0.3, 0.1)
 EVERY_FACT = [fact for facts in ALL_FACTS.values() for fact in facts]
 SEEDS = st.integers(0, 2**31 - 1)
+FEW, MANY = settings(max_examples=20, deadline=None), settings(deadline=None)
 IN_LUNG = ("nodule", "opacity", "consolidation", "cavity", "calcification")
 MARGIN = 6  # pixels by which a soft border may go beyond its box
 # How a reader who does not know the templates recognises a finding.
@@ -95,6 +96,13 @@ def facts_read(sentence: str) -> Fact | None:
     return Fact(names[0], word("left|right"), word("upper|mid|lower"), word("small|large"))
 
 
+def fact_of_prompt(prompt: str) -> Fact:
+    """What a prompt states; every sentence of it must state the same."""
+    (fact,) = {facts_read(part) for part in sentences(prompt)}
+    assert fact is not None
+    return fact
+
+
 def digest(root: Path) -> dict[str, str]:
     files = sorted(path for path in root.rglob("*") if path.is_file())
     return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
@@ -109,6 +117,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestFacts:
     @given(SEEDS)
+    @MANY
     def test_no_finding_twice_and_no_cell_twice(self, seed: int) -> None:
         facts, _ = facts_and_rng(seed)
         cells = [cell for fact in facts for cell in fact.cells]
@@ -116,6 +125,7 @@ class TestFacts:
         assert len({fact.finding for fact in facts}) == len(facts)
 
     @given(SEEDS)
+    @MANY
     def test_statement_ignores_order_and_tells_facts_apart(self, seed: int) -> None:
         facts, _ = facts_and_rng(seed)
         other, _ = facts_and_rng(seed + 1)
@@ -154,7 +164,6 @@ class TestPictures:
 
     @pytest.mark.parametrize("fact", EVERY_FACT, ids=lambda fact: fact.key)
     def test_the_patients_left_is_on_the_images_right(self, fact: Fact) -> None:
-        """The change lies on the stated side, and zones lie above each other as named."""
         for seed in range(3):
             rng = np.random.default_rng(seed)
             Anatomy.draw(rng)
@@ -165,7 +174,7 @@ class TestPictures:
                 assert (centre > middle) == (fact.side == "left")
 
     @given(SEEDS, st.sampled_from(IN_LUNG))
-    @settings(max_examples=20, deadline=None)
+    @FEW
     def test_zones_are_in_order(self, seed: int, finding: str) -> None:
         heights = [
             np.mean(picture(seed, Fact(finding, "right", zone)).boxes[finding][1::2])
@@ -173,20 +182,18 @@ class TestPictures:
         ]
         assert heights[0] < heights[1] - 10 < heights[2] - 20
 
-    @pytest.mark.parametrize("finding", ["nodule", "effusion", "pneumothorax"])
+    @pytest.mark.parametrize("finding", ["effusion", "pneumothorax"])
     def test_large_is_larger_than_small(self, finding: str) -> None:
         def area(seed: int, size: str) -> int:
-            zone = "mid" if finding == "nodule" else ""
-            left, top, right, bottom = picture(seed, Fact(finding, "left", zone, size)).boxes[
-                finding
-            ]
+            shown = picture(seed, Fact(finding, "left", size=size))
+            left, top, right, bottom = shown.boxes[finding]
             return (right - left) * (bottom - top)
 
         small, large = ([area(seed, size) for seed in range(6)] for size in ("small", "large"))
         assert min(large) > 1.2 * max(small)
 
     @given(SEEDS)
-    @settings(max_examples=20, deadline=None)
+    @FEW
     def test_findings_do_not_move_each_other(self, seed: int) -> None:
         facts, _ = facts_and_rng(seed)
         heart = tuple(fact for fact in facts if fact.finding == "cardiomegaly")
@@ -208,6 +215,7 @@ class TestPictures:
 
 class TestReports:
     @given(SEEDS)
+    @MANY
     def test_spans_state_their_finding_with_its_details(self, seed: int) -> None:
         facts, rng = facts_and_rng(seed)
         report = write_report(facts, "PA", True, rng)
@@ -220,6 +228,7 @@ class TestReports:
                 assert facts_read(report.text[start:end].lower()) == fact
 
     @given(SEEDS)
+    @MANY
     def test_a_report_states_all_facts_and_nothing_else(self, seed: int) -> None:
         facts, rng = facts_and_rng(seed)
         report = write_report(facts, "AP", False, rng)
@@ -227,6 +236,7 @@ class TestReports:
         assert read == set(facts)
 
     @given(SEEDS)
+    @MANY
     def test_present_findings_are_never_denied(self, seed: int) -> None:
         facts, rng = facts_and_rng(seed)
         said = sentences(write_report(facts, "PA", True, rng).text)
@@ -237,6 +247,7 @@ class TestReports:
         assert not denials & set(said)
 
     @given(SEEDS)
+    @MANY
     def test_no_absent_finding_is_denied_twice_in_a_section(self, seed: int) -> None:
         facts, rng = facts_and_rng(seed)
         report = write_report(facts, "PA", True, rng)
@@ -251,13 +262,13 @@ class TestReports:
             assert len(denied) == len(set(denied))
 
     def test_equal_facts_are_told_in_many_words(self) -> None:
-        facts = (Fact("nodule", "left", "upper", "small"), Fact("effusion", "right", size="large"))
+        facts = (Fact("nodule", "left", "upper"), Fact("effusion", "right", size="large"))
         texts = {write_report(facts, "PA", True, np.random.default_rng(i)).text for i in range(50)}
         assert len(texts) > 45
         read = {
             statement_of({f for s in sentences(text) if (f := facts_read(s))}) for text in texts
         }
-        assert read == {"effusion|right|large;nodule|left|upper|small"}
+        assert read == {"effusion|right|large;nodule|left|upper"}
 
     def test_only_some_absent_findings_are_denied(self) -> None:
         texts = [write_report((), "PA", True, np.random.default_rng(i)).text for i in range(50)]
@@ -433,16 +444,17 @@ class TestPrompts:
         for seed in range(600):
             facts, rng = facts_and_rng(seed)
             words.update(re.findall(r"\w+", write_report(facts, "PA", True, rng).text.lower()))
-        denials = {text for texts in NEGATIONS.values() for text in texts}
         for finding, kinds in prompts["classes"].items():
-            stated = [facts_read(prompt.lower()) for prompt in kinds["positive"]]
-            assert {fact and fact.finding for fact in stated} == {finding}
-            assert {prompt.lower().rstrip(".") for prompt in kinds["negative"]} <= denials
+            assert {fact.finding for fact in map(fact_of_prompt, kinds["positive"])} == {finding}
             assert set(re.findall(r"\w+", " ".join(kinds["positive"]).lower())) <= words
+            for prompt in kinds["negative"]:
+                said = sentences(prompt)
+                assert set(NEGATIONS[finding,]) & set(said)
+                assert not any(facts_read(part) for part in said)
 
     def test_positive_prompts_cover_sides_and_zones_evenly(self) -> None:
         for finding, kinds in json.loads(PROMPTS.read_text())["classes"].items():
-            stated = [facts_read(prompt.lower()) for prompt in kinds["positive"]]
-            places = [(fact.side, fact.zone) for fact in stated if fact]
+            stated = [fact_of_prompt(prompt) for prompt in kinds["positive"]]
+            places = [(fact.side, fact.zone) for fact in stated]
             assert set(places) == {(fact.side, fact.zone) for fact in ALL_FACTS[finding]}
             assert len({places.count(place) for place in places}) == 1

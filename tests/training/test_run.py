@@ -1,0 +1,193 @@
+"""A whole run in this process: checkpoints found again, identity, export, and several processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import (
+    WITHOUT_BATCH_STATISTICS,
+    make_home,
+    same_state,
+    same_tensors,
+    small_recipe,
+)
+
+from aga.bundle import load_bundle
+from aga.errors import CheckpointError, DataError
+from aga.training.checkpoint import TrainingState, checkpoints, load_checkpoint, only_writer
+from aga.training.export import export_bundle, summary, write_curves, write_metrics
+from aga.training.loop import best_epoch
+from aga.training.run import Listener, RunData, build_context, follow, run_local
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_home(tmp_path_factory.mktemp("run") / "home")
+
+
+def test_goes_on_from_its_folder_and_a_finished_run_does_nothing(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="aga")
+    recipe, folder = small_recipe(), tmp_path / "runs/a"
+    undisturbed = run_local(recipe, home)
+    saved = run_local(recipe, home, folder=folder)
+    assert same_state(saved, undisturbed)
+    assert "resuming" not in caplog.text
+
+    # As if it had been killed after step 8: the last checkpoint is gone, a half-written one is not.
+    kept = checkpoints(folder)
+    assert [load_checkpoint(path).step for path in kept] == [9, 8]
+    (kept[0] / "state.json").write_bytes(b"{")
+    resumed = run_local(recipe, home, folder=folder)
+    assert same_state(resumed, undisturbed)
+    assert "resuming at step 8 of 9" in caplog.text
+
+    caplog.clear()
+    assert same_state(run_local(recipe, home, folder=folder), undisturbed)
+    assert "epoch" not in caplog.text
+
+
+def test_progress_is_heard_once_each(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="aga")
+    recipe = small_recipe({"training": {"heartbeat_seconds": 1000.0, "epochs": 2}})
+    context = build_context(recipe, RunData.open(home), home, torch.device("cpu"))
+    logged: list[tuple[int, set[str]]] = []
+    epochs: list[float] = []
+    listener = Listener(
+        log_metrics=lambda metrics, step: logged.append((step, set(metrics))),
+        end_epoch=lambda row: epochs.append(row["epoch"]),
+    )
+    follow(context, recipe.checkpoint, None, listener)
+    assert [step for step, _ in logged] == [1, 3, 6]  # one heartbeat, two epochs
+    assert {"step/loss/train", "step/learning_rate", "step/data_wait_fraction"} <= logged[0][1]
+    assert not logged[0][1] & logged[1][1], "an epoch's mean would hide a step's value"
+    assert epochs == [1, 2]
+    beats = [record.message for record in caplog.records if "pairs/s" in record.message]
+    assert len(beats) == 1
+    assert all(word in beats[0] for word in ("step 1/6", "loss", "data wait", "ETA"))
+
+
+def test_a_folder_in_use_is_refused(home: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("aga.training.run.WRITER_PATIENCE", 0.0)
+    with only_writer(tmp_path), pytest.raises(CheckpointError, match="Another process"):
+        run_local(small_recipe(), home, folder=tmp_path)
+
+
+def test_missing_data_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="data/studies"):
+        run_local(small_recipe(), tmp_path)
+
+
+def test_identity_follows_settings_and_data(home: Path, tmp_path: Path) -> None:
+    data = RunData.open(home)
+    identity = small_recipe().identity(data)
+    assert identity == small_recipe().identity(RunData.open(home))
+    for change in (
+        {"seed": 5},
+        {"training": {"epochs": 4}},
+        {"optimizer": {"learning_rate": 2e-3}},
+        {"objective": {"aga": {"gate": {"init": 0.4}}}},
+    ):
+        assert small_recipe(change).identity(data) != identity, change
+    for idle in (
+        {"training": {"loader_workers": 3, "heartbeat_seconds": 1.5}},
+        {"checkpoint": {"every_steps": 9}},
+    ):
+        assert small_recipe(idle).identity(data) == identity, idle
+    other = RunData.open(make_home(tmp_path / "other", rows=50))
+    assert small_recipe().identity(other) != identity
+
+
+def test_exports_the_best_epoch_and_its_numbers(home: Path, tmp_path: Path) -> None:
+    recipe, data = small_recipe(), RunData.open(home)
+    state = run_local(recipe, home)
+    names = {"run": "small-1"}
+    hashes = [
+        export_bundle(
+            tmp_path / "encoder", recipe=recipe, data=data, home=home, state=state, names=names
+        )
+        for _ in range(2)
+    ]
+    bundle = load_bundle(tmp_path / "encoder")
+    assert hashes == [bundle.sha256] * 2
+    best = {n.removeprefix("model."): t for n, t in state.best.items() if n.startswith("model.")}
+    assert same_tensors(bundle.model.state_dict(), best)
+    select = recipe.training.select
+    row = state.history[best_epoch(state.history, select) - 1]
+    assert bundle.metadata["epoch"] == row["epoch"]
+    assert bundle.metadata["metrics"][f"validation {select.metric}"] == row[select.metric]
+    assert bundle.metadata["studies_sha256"] == data.studies.info.sha256
+
+    write_metrics(tmp_path / "metrics/pretrain.json", summary(state.history, select))
+    numbers = json.loads((tmp_path / "metrics/pretrain.json").read_text())
+    assert numbers["best_epoch"] == row["epoch"]
+    assert numbers[select.metric] == row[select.metric]
+    assert numbers["steps"] == 9
+    assert numbers["final/loss/train"] == state.history[-1]["loss/train"]
+    write_curves(tmp_path / "plots/training.csv", state.history)
+    with (tmp_path / "plots/training.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["loss/train"]) for r in rows] == [r["loss/train"] for r in state.history]
+    assert [int(r["epoch"]) for r in rows] == [1, 2, 3]
+
+
+# Nothing that a process may do otherwise: no batch statistics, no dropout.
+SHARED = small_recipe(WITHOUT_BATCH_STATISTICS, {"training": {"epochs": 2}})
+
+
+def worker(rank: int, world_size: int, home: str, folder: str, port: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+    context = build_context(SHARED, RunData.open(Path(home)), Path(home), torch.device("cpu"))
+    state = follow(context, SHARED.checkpoint, Path(folder), Listener())
+    Path(folder, f"rank-{rank}.json").write_text(json.dumps(state.history))
+    torch.distributed.destroy_process_group()
+
+
+def in_processes(world_size: int, home: Path, folder: Path) -> TrainingState:
+    folder.mkdir(parents=True, exist_ok=True)
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn = multiprocessing.get_context("spawn")
+    arguments = [(rank, world_size, str(home), str(folder), port) for rank in range(world_size)]
+    processes = [spawn.Process(target=worker, args=a) for a in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        assert process.exitcode == 0
+    return load_checkpoint(checkpoints(folder)[0])
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(home: Path, tmp_path: Path) -> None:
+    one = run_local(SHARED, home)
+    two = in_processes(2, home, tmp_path / "two")
+    assert two.step == one.step
+    for ours, theirs in zip(two.history, one.history, strict=True):
+        for name in ("loss/train", "loss/validation", "gradient_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-4), name
+        assert ours["retrieval/mean_recall_at_10"] == theirs["retrieval/mean_recall_at_10"]
+    for name, tensor in one.best.items():
+        torch.testing.assert_close(two.best[name], tensor, rtol=1e-2, atol=2e-4)
+    ranks = [json.loads((tmp_path / f"two/rank-{r}.json").read_text()) for r in range(2)]
+    for left, right in zip(*ranks, strict=True):
+        left.pop("pairs_per_second"), right.pop("pairs_per_second")
+        assert left == right, "the processes do not agree on what they measured"
+
+    # Its last checkpoint damaged: both processes go on from the one before.
+    (checkpoints(tmp_path / "two")[0] / "manifest.json").unlink()
+    again = in_processes(2, home, tmp_path / "two")
+    assert same_state(again, two)

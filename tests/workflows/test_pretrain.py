@@ -1,0 +1,98 @@
+"""The command itself, with real Ray: killed in the middle, repeated, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests/training"))
+
+from small_runs import make_home, same_state, small_recipe, write_params  # noqa: E402
+
+from aga.bundle import load_bundle  # noqa: E402
+from aga.training.checkpoint import checkpoints, load_checkpoint  # noqa: E402
+from aga.training.run import run_local  # noqa: E402
+
+# 140 training pairs: 17 steps per epoch, a checkpoint every 5 of them.
+LONGER = {"training": {"epochs": 4}, "checkpoint": {"every_steps": 5, "keep": 3}}
+
+
+def command(home: Path) -> subprocess.Popen[str]:
+    arguments = ["workflows/pretrain.py", "--params", str(home / "params.yaml")]
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == status, output
+    return output
+
+
+def wait_for_step(runs: Path, step: int) -> Path:
+    """The run's folder, once it has a checkpoint of this step or a later one."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        for folder in runs.glob("small-*"):
+            newest = checkpoints(folder)[:1]
+            if newest and int(newest[0].name.partition("-")[0]) >= step:
+                return folder
+        time.sleep(0.01)
+    raise TimeoutError(f"no checkpoint of step {step}")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_no_bit_and_a_repeated_command_trains_nothing(
+    tmp_path: Path,
+) -> None:
+    home = make_home(tmp_path / "home", rows=200)
+    write_params(home, LONGER)
+    process = command(home)
+    folder = wait_for_step(home / "runs", 20)
+    worker = int((folder / "writer.lock").read_text().split()[1])
+    os.kill(worker, signal.SIGKILL)
+    output = finish(process)
+    assert "resuming at step" in output, "the worker had ended before it was killed"
+
+    undisturbed = run_local(small_recipe(LONGER), home)
+    final = load_checkpoint(checkpoints(folder)[0])
+    assert same_state(final, undisturbed)
+
+    metrics = json.loads((home / "metrics/pretrain.json").read_text())
+    assert metrics["steps"] == 4 * 17
+    with (home / "plots/training.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
+    bundle = load_bundle(home / "models/encoder")
+    assert bundle.metadata["run"] == folder.name
+    with sqlite3.connect(home / "mlflow.db") as store:
+        assert store.execute("select status from runs").fetchall() == [("FINISHED",)]
+        logged = store.execute("select step from metrics where key = 'loss/validation'").fetchall()
+        assert sorted(logged) == [(17,), (34,), (51,), (68,)], "each epoch once"
+
+    started = time.monotonic()
+    assert "has finished before" in finish(command(home))
+    assert time.monotonic() - started < 60
+    assert load_bundle(home / "models/encoder").sha256 == bundle.sha256
+
+
+def test_mistakes_are_told_in_one_sentence(tmp_path: Path) -> None:
+    write_params(tmp_path)
+    output = finish(command(tmp_path), status=1)
+    assert "error: There are no prepared studies" in output
+    assert "Traceback" not in output
