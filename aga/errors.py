@@ -25,7 +25,8 @@ class AgaError(Exception):
     ) -> None:
         self.what = what
         details = {"where": where, "got": got, "expected": expected, "fix": fix}
-        lines = [f"  {name + ':':<10}{value}" for name, value in details.items() if value is not None]
+        known = {name: value for name, value in details.items() if value is not None}
+        lines = [f"  {name + ':':<10}{value}" for name, value in known.items()]
         super().__init__("\n".join([what, *lines]))
 
 

@@ -100,14 +100,17 @@ def validate(values: object, where: object) -> Params:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file's mapping; duplicate keys and anything but a mapping are errors."""
     if not path.is_file():
-        raise ParamsError("There is no params file", where=path, fix="run from the project's folder")
+        raise ParamsError("There is no params file", where=path, fix="name it with --params")
     try:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError("The file is not valid YAML", where=path, got=error) from error
     if not isinstance(values, dict):
         raise ParamsError(
-            "The file holds no settings", where=path, got=type(values).__name__, expected="a mapping"
+            "The file holds no settings",
+            where=path,
+            got=type(values).__name__,
+            expected="a mapping",
         )
     return values
 

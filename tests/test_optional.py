@@ -62,7 +62,10 @@ def test_training_needs_none_of_the_platforms(bare_python: Path, tmp_path: Path)
     params = Path(__file__).parent.parent / "params.yaml"
     done = subprocess.run(
         [bare_python, "-c", TRAINING, tmp_path, params],
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "imported:"

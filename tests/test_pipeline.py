@@ -90,8 +90,12 @@ def test_params_are_those_that_the_workflow_reads(stage: str) -> None:
 
 
 def test_every_dep_is_there_or_is_made_by_a_stage() -> None:
-    made = {str(next(iter(o)) if isinstance(o, dict) else o) for s in STAGES.values()
-            for kind in ("outs", "metrics", "plots") for o in s.get(kind, [])}
+    made = {
+        str(next(iter(o)) if isinstance(o, dict) else o)
+        for s in STAGES.values()
+        for kind in ("outs", "metrics", "plots")
+        for o in s.get(kind, [])
+    }
     for stage, spec in STAGES.items():
         for dep in spec["deps"]:
             known = dep in made or dep.startswith("${") or (ROOT / dep).exists()

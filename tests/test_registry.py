@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.bundles import write_bundle
+from fixtures.servers import free_port, running, server_command
 from fixtures.studies import phantom_rows, write_studies
 from mlflow import MlflowClient
 from PIL import Image
@@ -34,6 +35,8 @@ from aga.registry import (
 )
 from aga.registry.versions import pip_requirements
 from aga.tracking import TrackingConfig, prepare_store, start_run
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
@@ -144,6 +147,7 @@ def test_a_version_loads_as_the_bundle_it_was(
     assert RegisteredVersion.read(tmp_path / "models" / "registered.json") == version
     by_number = load_registered(model, TRACKING, home, version=1)
     assert by_number == load_registered(model, TRACKING, home)
+    assert by_number == load_registered(model, TRACKING, home, version=version)
     assert load_bundle(by_number).sha256 == version.bundle_sha256
     assert by_number.is_relative_to(home / "mlartifacts")
 
@@ -162,6 +166,9 @@ def test_a_version_that_is_not_there_is_named(
         load_registered(model, TRACKING, home, alias="champion")
     with pytest.raises(TrackingError, match=r"(?s)no such version.*7"):
         load_registered(model, TRACKING, home, version=7)
+    stated = RegisteredVersion(model.model, 1, "0" * 64, "run")
+    with pytest.raises(TrackingError, match="of another bundle"):
+        load_registered(model, TRACKING, home, version=stated)
     with pytest.raises(TrackingError, match=r"register\.py"):
         RegisteredVersion.read(tmp_path / "registered.json")
     with pytest.raises(CheckpointError, match="no bundle"):
@@ -211,7 +218,6 @@ print(json.dumps({"aga": aga.__file__, "output": model.predict(json.load(sys.std
 """
 
 
-@pytest.mark.slow
 def test_a_registered_model_embeds_images_and_texts_where_only_mlflow_loads_it(
     home: Path, base: Bundle, export: Export, model: RegistryConfig, tmp_path: Path
 ) -> None:
@@ -243,7 +249,6 @@ def test_a_registered_model_embeds_images_and_texts_where_only_mlflow_loads_it(
     np.testing.assert_allclose(answer["output"], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "row", [{}, {"image": "AAAA", "text": "both"}, {"image": "no base64!"}, {"image": "AAAA"}]
 )
@@ -257,6 +262,24 @@ def test_a_row_that_cannot_be_embedded_is_refused(row: dict[str, str], base: Bun
     ) as raised:
         served.predict([row])
     assert "both" not in str(raised.value)
+
+
+def test_a_server_keeps_and_gives_back_the_bundle(
+    export: Export, model: RegistryConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    tracking = TRACKING.model_copy(update={"uri": f"http://127.0.0.1:{port}"})
+    bundle = export()
+    with running(server_command(tmp_path, port), port, tmp_path):
+        version = register(bundle, model, tracking, tmp_path)
+        assert register(bundle, model, tracking, tmp_path) == version
+        folder = load_registered(model, tracking, tmp_path, version=version.version)
+    assert folder.is_relative_to(tmp_path / "models" / "downloaded")
+    assert bundle_sha256(folder) == version.bundle_sha256
+    assert len(list((tmp_path / "models" / "downloaded").iterdir())) == 1
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError, match=rf"(?s)cannot be loaded.*{port}"):
+        load_registered(model, tracking, tmp_path, version=version.version)
 
 
 class Gate:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+from fixtures.servers import free_port, running, server_command
 from mlflow import MlflowClient
 from pydantic import ValidationError
 
@@ -41,12 +38,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare_store(SQLITE, folder)
     shutil.copy(folder / "mlflow.db", folder / "fresh.db")
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture
@@ -350,7 +341,7 @@ def test_a_killed_process_loses_no_metric(home: Path, tmp_path: Path) -> None:
     spool = tmp_path / "metrics.jsonl"
     root = Path(__file__).parent.parent
     command = [sys.executable, "-c", KILLED, str(home), str(spool)]
-    assert subprocess.run(command, cwd=root, timeout=120, check=False).returncode == -9
+    assert subprocess.run(command, cwd=root, timeout=120, check=False).returncode == -9  # SIGKILL
     with start_run(SQLITE, home, "killed", spool=spool) as tracker:
         for step in range(45, 60):
             tracker.log_metrics({"loss": float(step)}, step)
@@ -364,12 +355,7 @@ def test_a_server_that_comes_up_during_the_run_gets_everything(tmp_path: Path) -
     tracker = start_run(config, tmp_path, "late server", spool=tmp_path / "metrics.jsonl")
     assert tracker.run_id is None
     tracker.log_metrics({"loss": 0.0}, 0)
-    server = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}",
-        "--artifacts-destination", str(tmp_path / "served"),
-    ]  # fmt: skip
-    with running(server, f"http://127.0.0.1:{port}/health", tmp_path):
+    with running(server_command(tmp_path, port), port, tmp_path):
         tracker.log_metrics({"loss": 1.0}, 1)
         tracker.log_artifact(Path(__file__), "code")
         assert tracker.finish(timeout=60.0)
@@ -381,45 +367,12 @@ def test_a_server_that_comes_up_during_the_run_gets_everything(tmp_path: Path) -
     assert mlflow_ui_command(config, tmp_path) == config.uri
 
 
-class running:  # noqa: N801 - reads as a statement
-    """A server that this test started: up when the body begins, gone when it ends."""
-
-    def __init__(self, command: list[str], health: str, cwd: Path) -> None:
-        self.command, self.health, self.cwd = command, health, cwd
-
-    def __enter__(self) -> None:
-        self.log = (self.cwd / "server.log").open("w+")
-        self.process = subprocess.Popen(
-            self.command, cwd=self.cwd, stdout=self.log, stderr=self.log, start_new_session=True
-        )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                with urllib.request.urlopen(self.health, timeout=5) as answer:
-                    if answer.status == 200:
-                        return
-            except OSError:
-                time.sleep(0.5)
-        self.__exit__()
-        pytest.fail("the server did not come up:\n" + (self.cwd / "server.log").read_text())
-
-    def __exit__(self, *_: object) -> None:
-        os.killpg(self.process.pid, signal.SIGTERM)  # our own process group: workers, too
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        self.log.close()
-
-
 @pytest.mark.slow
 def test_the_printed_command_serves_from_any_folder(home: Path, tmp_path: Path) -> None:
     command = mlflow_ui_command(SQLITE, home)
     assert f"sqlite:///{home}/mlflow.db" in command
     port = free_port()
-    page = f"http://127.0.0.1:{port}/health"
-    with running([*shlex.split(command), "--port", str(port)], page, tmp_path):
+    with running([*shlex.split(command), "--port", str(port)], port, tmp_path):
         found = MlflowClient(f"http://127.0.0.1:{port}").get_experiment_by_name("tests")
         assert found.artifact_location == (home / "mlartifacts").as_uri()
 

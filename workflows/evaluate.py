@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     params = load_params(options.params)
     home = (options.home or options.params.parent).resolve()
-    version = RegisteredVersion.read(home / "models/registered.json").version
+    version = RegisteredVersion.read(home / "models/registered.json")
     folder = load_registered(params.registry, params.tracking, home, version=version)
     results = evaluate(
         load_bundle(folder, "cuda" if torch.cuda.is_available() else "cpu"),

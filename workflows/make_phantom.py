@@ -11,7 +11,7 @@ from aga.params import load_params
 
 
 def main() -> None:
-    """Write to `source.root` where the source is the phantom, else to data/raw/phantom."""
+    """Write data/raw/phantom, whichever source params.yaml names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--home", type=Path, help="what relative paths start from [its folder]")
@@ -19,8 +19,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     params = load_params(arguments.params)
     home = arguments.home or arguments.params.parent
-    root = params.source.root if params.source.name == "phantom" else "data/raw/phantom"
-    generate(home / root, params.phantom, params.seed)
+    generate(home / "data/raw/phantom", params.phantom, params.seed)
 
 
 if __name__ == "__main__":

@@ -27,16 +27,15 @@ def main(arguments: list[str] | None = None) -> None:
     if options.roll_back:
         print(f"version {roll_back(*store)} is @champion again")
         return
-    version = RegisteredVersion.read(home / "models/registered.json").version
+    version = RegisteredVersion.read(home / "models/registered.json")
     for result in read_metrics(home / "metrics"):
         measured_on = str(result.provenance["gallery_sha256"])
         set_metrics(version, result.flat(), *store, measured_on=measured_on)
     decision = promote(version, params.promotion, *store)
     text = json.dumps(decision.to_json(), indent=2) + "\n"
     (home / "metrics/promotion.json").write_text(text, encoding="utf-8")
-    print(
-        f"version {version} {'is' if decision.promoted else 'is not'} @champion: {decision.reason}"
-    )
+    verdict = "is" if decision.promoted else "is not"
+    print(f"version {version.version} {verdict} @champion: {decision.reason}")
 
 
 if __name__ == "__main__":

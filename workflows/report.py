@@ -1,4 +1,4 @@
-"""Stage `report`: one self-contained page of what the line made, also attached to the MLflow run."""
+"""Stage `report`: a self-contained page of what the line made, also kept with the MLflow run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         history=home / "plots/training.csv",
         studies=home / "data/studies",
         cache=home / "data/cache",
-        bundle=load_registered(params.registry, params.tracking, home, version=registered.version),
+        bundle=load_registered(params.registry, params.tracking, home, version=registered),
         provenance=version | provenance(home),
     )
     out = home / "reports/report.html"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -60,34 +60,33 @@ class Metrics:
         return {name: metric.value for name, metric in self.values.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Nested by the parts of the names after the task, so that DVC shows one column each."""
-        nested: dict[str, Any] = {}
-        for name, metric in self.values.items():
-            *folders, leaf = name.split("/")[1:]
-            place = nested
-            for folder in folders:
-                place = place.setdefault(folder, {})
-            place[leaf] = asdict(metric)
-        return {"task": self.task, "metrics": nested, "provenance": dict(self.provenance)}
+        """Headlines, then everything.
+
+        `dvc metrics show` makes a column of each number and text but skips lists. So the headlines
+        (names of one part: `retrieval/mean_recall_at_10`) are plain numbers, and the full metrics
+        and the provenance are lists of records.
+        """
+        headlines = {
+            name.partition("/")[2]: metric.value
+            for name, metric in self.values.items()
+            if name.count("/") == 1
+        }
+        return {
+            **headlines,
+            "metrics": [{"name": name, **asdict(metric)} for name, metric in self.values.items()],
+            "provenance": [{"name": n, "value": value} for n, value in self.provenance.items()],
+        }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Metrics:
-        """The inverse of `to_json`.
-
-        Raises:
-            DataError: The document is not one that `to_json` wrote.
-        """
-        try:
-            task = document["task"]
-            values = dict(_leaves(task, document["metrics"]))
-            return cls(task, values, document["provenance"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                "A metrics file cannot be read",
-                got=f"{type(error).__name__}: {error}",
-                expected="task, metrics and provenance, as evaluate writes them",
-                fix="run workflows/evaluate.py again",
-            ) from error
+    def from_json(cls, task: str, document: Mapping[str, Any]) -> Metrics:
+        """The inverse of `to_json`; KeyError or TypeError if the document is something else."""
+        numbers = [number.name for number in fields(Metric)]
+        values = {
+            record["name"]: Metric(**{name: record[name] for name in numbers})
+            for record in document["metrics"]
+        }
+        provenance = {record["name"]: record["value"] for record in document["provenance"]}
+        return cls(task, values, provenance)
 
 
 def write_metrics(results: Sequence[Metrics], folder: Path) -> None:
@@ -99,13 +98,26 @@ def write_metrics(results: Sequence[Metrics], folder: Path) -> None:
 
 
 def read_metrics(folder: Path) -> list[Metrics]:
-    """Read what `write_metrics` wrote: the files of `TASKS` that are there, in that order."""
-    paths = [folder / f"{task}.json" for task in TASKS]
-    return [
-        Metrics.from_json(json.loads(path.read_text(encoding="utf-8")))
-        for path in paths
-        if path.is_file()
-    ]
+    """Read what `write_metrics` wrote: the files of `TASKS` that are there, in that order.
+
+    Raises:
+        DataError: A file holds something else.
+    """
+    results = []
+    for task in TASKS:
+        path = folder / f"{task}.json"
+        if not path.is_file():
+            continue
+        try:
+            results.append(Metrics.from_json(task, json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                "A metrics file cannot be read",
+                where=path,
+                got=f"{type(error).__name__}: {error}",
+                fix="run workflows/evaluate.py again",
+            ) from error
+    return results
 
 
 def format_table(results: Sequence[Metrics]) -> str:
@@ -134,9 +146,3 @@ def format_number(value: float | None) -> str:
 def _cells(metric: Metric) -> tuple[str, str, str]:
     interval = f"[{format_number(metric.low)}, {format_number(metric.high)}]"
     return format_number(metric.value), interval, format_number(metric.chance)
-
-
-def _leaves(prefix: str, nested: Mapping[str, Any]) -> list[tuple[str, Metric]]:
-    if "value" in nested:
-        return [(prefix, Metric(**nested))]
-    return [leaf for name, part in nested.items() for leaf in _leaves(f"{prefix}/{name}", part)]

@@ -17,6 +17,7 @@ from aga.registry.versions import (
     CHAMPION,
     MEASURED_ON_TAG,
     METRIC_TAG,
+    RegisteredVersion,
     RegistryConfig,
     Version,
     find_version,
@@ -73,7 +74,7 @@ class PromotionDecision:
 
 
 def promote(
-    version: int,
+    version: RegisteredVersion | int,
     config: PromotionConfig,
     registry: RegistryConfig,
     tracking: TrackingConfig,
@@ -87,7 +88,7 @@ def promote(
     person deletes its tag `rolled_back_at`. Repeating a promotion changes nothing.
 
     Args:
-        version: Number of the candidate.
+        version: The candidate, or its number.
         config: The gate.
         registry: The registered model.
         tracking: The store.
@@ -102,9 +103,9 @@ def promote(
         candidate = find_version(client, registry.model, version)
         champion = _champion(client, registry.model)
         decision = _decide(candidate, champion, config)
-        if decision.promoted and decision.champion != version:
+        if decision.promoted and decision.champion != decision.candidate:
             _audit(client, candidate, decision)
-            client.set_registered_model_alias(registry.model, CHAMPION, str(version))
+            client.set_registered_model_alias(registry.model, CHAMPION, candidate.version)
     if decision.comparable is False:
         log.warning("%s", decision.reason)
     return decision

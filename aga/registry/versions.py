@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ CHAMPION = "champion"
 SHA256_TAG = "bundle_sha256"
 METRIC_TAG = "metric."
 MEASURED_ON_TAG = "measured_on"
+REGISTER = "run `python workflows/register.py`; DVC does it with `dvc repro -f -s register`"
 
 RUNTIME = (
     "jaxtyping",
@@ -97,7 +99,7 @@ class RegisteredVersion:
                 "No registered version is stated here.",
                 where=path,
                 got=error,
-                fix="run workflows/register.py",
+                fix=REGISTER,
             ) from error
 
 
@@ -149,7 +151,7 @@ def load_registered(
     home: Path,
     *,
     alias: str = CANDIDATE,
-    version: int | None = None,
+    version: RegisteredVersion | int | None = None,
 ) -> Path:
     """The bundle of a version, as a local folder, its files checked against the version.
 
@@ -161,7 +163,7 @@ def load_registered(
         tracking: The store.
         home: Folder that the configuration's relative paths resolve against.
         alias: Which version; without meaning where `version` is given.
-        version: Number of the version.
+        version: The version, or its number.
 
     Raises:
         TrackingError: There is no such version, or the store is away.
@@ -184,7 +186,7 @@ def load_registered(
 
 
 def set_metrics(
-    version: int,
+    version: RegisteredVersion | int,
     metrics: Mapping[str, float],
     config: RegistryConfig,
     tracking: TrackingConfig,
@@ -198,7 +200,7 @@ def set_metrics(
     apart from those of the validation split.
 
     Args:
-        version: Number of the version.
+        version: The version, or its number.
         metrics: Value by name.
         config: The registered model.
         tracking: The store.
@@ -225,27 +227,35 @@ def set_metrics(
             client.log_batch(found.run_id, metrics=entries)
 
 
-def find_version(client: Client, model: str, which: str | int) -> Version:
-    """A version by number or alias.
+def find_version(client: Client, model: str, which: RegisteredVersion | int | str) -> Version:
+    """A version as it was registered, by number, or by alias.
 
     Raises:
-        TrackingError: There is none.
+        TrackingError: There is none, or it is of another bundle: the store was made anew.
     """
     from mlflow.exceptions import MlflowException
 
+    number = which.version if isinstance(which, RegisteredVersion) else which
     try:
-        if isinstance(which, int):
-            return client.get_model_version(model, str(which))
-        return client.get_model_version_by_alias(model, which)
+        if isinstance(number, int):
+            found = client.get_model_version(model, str(number))
+        else:
+            found = client.get_model_version_by_alias(model, number)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise TrackingError(
-            "The registered model has no such version.",
-            where=model,
-            got=which,
-            fix="run workflows/register.py",
+            "The registered model has no such version.", where=model, got=number, fix=REGISTER
         ) from error
+    if isinstance(which, RegisteredVersion) and found.tags.get(SHA256_TAG) != which.bundle_sha256:
+        raise TrackingError(
+            "The registered version is of another bundle.",
+            where=f"{model}, version {number}",
+            got=found.tags.get(SHA256_TAG),
+            expected=which.bundle_sha256,
+            fix=REGISTER,
+        )
+    return found
 
 
 def set_tags(client: Client, version: Version, tags: Mapping[str, str]) -> set[str]:
@@ -320,10 +330,12 @@ def _local_bundle(client: Client, uri: str, home: Path, version: Version) -> Pat
     kept = home / "models" / "downloaded" / f"{version.name}-{version.version}"
     if uri.startswith("sqlite:"):
         model = Path(download_artifacts(stored, tracking_uri=uri, registry_uri=uri))
-    elif (kept / "MLmodel").is_file():
-        model = kept
     else:
-        kept.mkdir(parents=True, exist_ok=True)
-        model = Path(download_artifacts(stored, dst_path=str(kept), tracking_uri=uri))
+        model = kept
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+                options = {"tracking_uri": uri, "registry_uri": uri}
+                Path(download_artifacts(stored, dst_path=scratch, **options)).rename(kept)
     flavor = Model.load(str(model)).flavors["python_function"]
     return model / str(flavor["artifacts"]["bundle"]["path"])

@@ -26,7 +26,7 @@ STYLE = {
 Series = Mapping[str, Sequence[float | None]]
 
 
-def line_chart(x: Sequence[float], series: Series, label: str, marked: float | None = None) -> str:
+def line_chart(x: Sequence[float], series: Series, label: str, marked: int | None = None) -> str:
     """A line chart over epochs.
 
     Args:

@@ -143,7 +143,7 @@ def _context(inputs: ReportInputs, config: ReportPageConfig) -> dict[str, Any]:
         _read_json(inputs.metrics / f"{stage}.json") for stage in ("prepare", "pretrain")
     )
     dataset = StudyDataset.open(inputs.studies).info if inputs.studies.is_dir() else None
-    exported = _shown(pretrained.get("best_epoch"))
+    exported = int(pretrained["best_epoch"]) if "best_epoch" in pretrained else None
     return {
         "title": f"Encoder report: {dataset.source}" if dataset else "Encoder report",
         "headlines": [
@@ -197,7 +197,7 @@ def _examples(inputs: ReportInputs, config: ReportPageConfig) -> list[Example]:
 
 
 def _charts(
-    charts: Sequence[Chart], history: Sequence[Mapping[str, float | None]], exported: float | None
+    charts: Sequence[Chart], history: Sequence[Mapping[str, float | None]], exported: int | None
 ) -> list[dict[str, str]]:
     """Charts with at least one column in the history; each with its last values as text."""
     known = set(history[0]) if history else set()

@@ -249,6 +249,8 @@ def _train(job: Job) -> None:
     from ray.train.torch import get_device
 
     device: torch.device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL's own tensors go
     context = build_context(job.recipe, RunData.open(job.home), job.home, device)
     listener = Listener(end_epoch=lambda row: train.report(dict(row)))
     if rank() != 0:
@@ -278,14 +280,14 @@ def _marked_if_cut_off(job: Job) -> Iterator[None]:
 
 
 def _log_to_driver() -> None:
-    """Show the library's own lines, and of Ray's no line that repeats each report in full."""
+    """Show the library's own lines, and none in which Ray repeats each report in full."""
     library = logging.getLogger(aga.__name__)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     library.addHandler(handler)
     library.setLevel(logging.INFO)
     library.propagate = False
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 def _keep_token_private() -> None:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 
+import aga
 from aga.collectives import rank, world_size
 from aga.config import Config
 from aga.data.loader import PairDataset
@@ -48,6 +49,17 @@ from aga.training.validation import LOSS, MEAN_RECALL
 logger = logging.getLogger(__name__)
 
 STUDIES, TOKENS, CACHE = Path("data/studies"), Path("data/tokens"), Path("data/cache")
+TRAINING_CODE = (
+    "collectives.py",
+    "data",
+    "encoders",
+    "model.py",
+    "objectives",
+    "pairs.py",
+    "ranking.py",
+    "tensors.py",
+    "training",
+)
 WRITER_PATIENCE = 15.0  # seconds: a killed worker's successor may start before it is quite gone
 LogMetrics: TypeAlias = Callable[[Row, int], None]
 
@@ -65,15 +77,29 @@ class Recipe(Config):
     checkpoint: CheckpointConfig
 
     def identity(self, data: RunData) -> str:
-        """Ten hex digits that differ where the settings or the data differ.
+        """Ten hex digits that differ where the settings, the data or the code of training differ.
 
         What changes no weight is left out, so that it may change between two starts of one run.
         """
         settings = self.model_dump(mode="json", exclude={"checkpoint"})
         for idle in ("loader_workers", "heartbeat_seconds"):
             del settings["training"][idle]
-        values = [settings, data.studies.info.sha256, data.tokens.record.sha256]
+        values = [settings, data.studies.info.sha256, data.tokens.record.sha256, code_sha256()]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def code_sha256() -> str:
+    """Hash of the library's code that weights depend on: after an edit a run is another run.
+
+    Without it, an edited objective would find the old run finished and export its old weights.
+    """
+    library = Path(aga.__file__).parent
+    digest = hashlib.sha256()
+    for part in TRAINING_CODE:
+        place = library / part
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(f"{file.relative_to(library)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

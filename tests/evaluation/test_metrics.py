@@ -26,16 +26,23 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_metrics([ZERO_SHOT, RETRIEVAL], tmp_path)
     assert read_metrics(tmp_path) == [RETRIEVAL, ZERO_SHOT]
     document = json.loads((tmp_path / "retrieval.json").read_text())
-    recall = document["metrics"]["text_to_image"]["recall_at_10"]
-    assert recall == {"value": 0.8125, "low": 0.75, "high": 0.875, "chance": 0.025, "n": 400}
-    assert document["provenance"]["gallery_sha256"] == "ab"
+    numbers = {"value": 0.8125, "low": 0.75, "high": 0.875, "chance": 0.025, "n": 400}
+    assert document["metrics"][0] == {"name": "retrieval/text_to_image/recall_at_10", **numbers}
+
+
+def test_dvc_shows_headlines_only(tmp_path: Path) -> None:
+    """DVC makes a column of every number and text outside lists."""
+    document = RETRIEVAL.to_json()
+    columns = {name: value for name, value in document.items() if not isinstance(value, list)}
+    assert columns == {"mean_recall_at_10": 0.7}
 
 
 def test_missing_tasks_are_skipped_and_damaged_files_are_named(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
-    (tmp_path / "retrieval.json").write_text('{"task": "retrieval"}')
-    with pytest.raises(DataError, match="metrics file"):
-        read_metrics(tmp_path)
+    for damaged in ("{", '{"mean_recall_at_10": 1}', '{"metrics": [{"name": "x"}]}'):
+        (tmp_path / "retrieval.json").write_text(damaged)
+        with pytest.raises(DataError, match=r"retrieval\.json"):
+            read_metrics(tmp_path)
 
 
 def test_flat_names_are_full_names() -> None:

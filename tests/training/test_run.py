@@ -7,6 +7,9 @@ import json
 import logging
 import multiprocessing
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +158,6 @@ def worker(rank: int, world_size: int, home: str, folder: str, port: int) -> Non
 
 def in_processes(world_size: int, home: Path, folder: Path) -> TrainingState:
     folder.mkdir(parents=True, exist_ok=True)
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -169,6 +170,12 @@ def in_processes(world_size: int, home: Path, folder: Path) -> TrainingState:
         process.join(300)
         assert process.exitcode == 0
     return load_checkpoint(checkpoints(folder)[0])
+
+
+def test_trains_where_ray_mlflow_and_dvc_are_not_installed() -> None:
+    absent = "import sys; sys.modules.update(dict.fromkeys(['ray', 'mlflow', 'dvc']))"
+    modules = "aga.training.loop, aga.training.run, aga.training.distributed"
+    subprocess.run([sys.executable, "-c", f"{absent}; import {modules}"], check=True)
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from mlflow import MlflowClient
 
 pytestmark = pytest.mark.slow
 
+WHERE = "import aga, aga.data.loader as loader; print(aga.__file__, loader.__file__)"
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -69,12 +71,26 @@ def wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_submitted_job_succeeds_and_is_tracked(project: Path, head: dict[str, str]) -> None:
-    command = ["ray", "job", "submit", "--working-dir", ".", "--",
-               "python", "workflows/pretrain.py", "--home", str(project)]
+    command = [
+        "ray",
+        "job",
+        "submit",
+        "--working-dir",
+        ".",
+        "--",
+        "python",
+        "workflows/pretrain.py",
+        "--home",
+        str(project),
+    ]
     done = run_in(project, *command, environment=head)
     assert "succeeded" in done.stdout
     listed = run_in(project, "ray", "job", "list", environment=head)
     assert "SUCCEEDED" in listed.stdout + listed.stderr
+
+    package = run_in(project, *command[:6], "python", "-c", WHERE, environment=head).stdout
+    assert str(project) not in package
+    assert package.count("working_dir_files") == 2, package
 
     assert (project / "models/encoder/model.safetensors").is_file()
     assert json.loads((project / "metrics/pretrain.json").read_text())

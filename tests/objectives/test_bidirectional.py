@@ -1,0 +1,46 @@
+"""BCGA: the residual path's shortcut is what docs/method.md says, and no attention row is empty."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from builders import embeddings, objective, settings
+from torch.nn import functional
+
+WORDS, PLACES = 24, 49
+
+
+def _starts(form: str) -> tuple[float, float]:
+    """The term of untrained alignment, on pairs that match and on pairs that do not."""
+    values = settings(bcga__form=form, bcga__heads=4, bcga__temperature=0.1, weights__bcga=1.0)
+    module = objective(values, width=64, moved=False)
+    pairs = embeddings([WORDS] * 8, patches=PLACES, width=64, padded=WORDS)
+    matched = module(pairs).terms["bcga"].item()
+    return matched, matched - module.image_dependence(pairs)["bcga/image_dependence"].item()
+
+
+def test_the_residual_path_alone_solves_most_of_bcga_with_any_image() -> None:
+    chance = (math.log(WORDS) + math.log(PLACES)) / 2
+    matched, mismatched = _starts("residual")
+    assert matched < 0.3 * chance
+    assert abs(matched - mismatched) < 0.05 * chance
+
+
+def test_without_it_untrained_attention_is_at_chance() -> None:
+    chance = (math.log(WORDS) + math.log(PLACES)) / 2
+    assert _starts("plain") == pytest.approx((chance, chance), rel=0.02)
+
+
+def test_no_query_attends_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Softmax over nothing is not defined the same way in every attention kernel."""
+    real, calls = functional.scaled_dot_product_attention, []
+
+    def watched(*tensors: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+        calls.append(attn_mask.any(-1).all().item())
+        return real(*tensors, attn_mask=attn_mask)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    objective(settings(), width=6)(embeddings([3, 0]))
+    assert calls == [True, True]
