@@ -1,4 +1,4 @@
-"""Errors a user can act on: what went wrong, where, what was found, what was expected, what to do."""
+"""Errors a user can act on: what is wrong, where, what was found and expected, what to do."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ os.environ.update(
     }
 )
 
+import hypothesis
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -42,6 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A busy machine is no failure of a property.
+    hypothesis.settings.register_profile("aga", deadline=None)
+    hypothesis.settings.load_profile("aga")
     torch.set_num_threads(1)
 
 

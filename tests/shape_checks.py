@@ -7,5 +7,6 @@ from typing import Any, Self
 from beartype import BeartypeConf, FrozenDict, beartype
 
 # beartype refuses `Self` on a method whose class it does not decorate, and jaxtyping decorates
-# methods one by one; the other hints of such a method are still checked. An int passes for a float, as for mypy.
+# methods one by one; the other hints of such a method are still checked. An int passes for a
+# float, as it does for mypy.
 checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({Self: Any}), is_pep484_tower=True))

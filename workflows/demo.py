@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from aga.command import run
 from aga.evaluation import format_table, read_metrics
 from aga.params import apply_overlay, load_params, parse_settings, read_yaml
 from aga.tracking import mlflow_ui_command
@@ -38,4 +39,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
 import sys
 from pathlib import Path
 
+from aga.command import load, option_parser, run, write_json
 from aga.data.prepare import check, prepare
 from aga.data.sources import open_source
-from aga.errors import AgaError
-from aga.params import load_params
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage; the exit status is 0, or 1 where the data or the params are wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--home", type=Path, help="folder of relative paths; default: the params'")
+    parser = option_parser(__doc__)
     parser.add_argument("--check", action="store_true", help="list each bad row, write nothing")
     parser.add_argument("--source", help="with --check: another source than source.name")
     parser.add_argument("--root", type=Path, help="with --check: another folder than source.root")
     options = parser.parse_args(arguments)
     if not options.check and (options.source or options.root):
         parser.error("--source and --root go with --check; params.yaml says what is prepared")
-    params = load_params(options.params)
-    home = options.home or options.params.absolute().parent
+    params, home = load(options)
     name = options.source or params.source.name
     root = options.root or home / params.source.root
     source = open_source(name, params.phantom, params.covid_chestxray, params.manifest)
@@ -37,15 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{len(bad)} bad rows", file=sys.stderr)
         return 1 if bad else 0
     summary = prepare(source, root, home / "data/studies", params.prepare, params.seed, name)
-    (home / "metrics").mkdir(exist_ok=True)
-    metrics = json.dumps(summary.to_metrics(), indent=2) + "\n"
-    (home / "metrics/prepare.json").write_text(metrics, encoding="utf-8")
+    write_json(home / "metrics/prepare.json", summary.to_metrics())
     return 0
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        sys.exit(main())
-    except AgaError as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
-from pathlib import Path
-
-from aga.errors import AgaError
-from aga.params import load_params
+from aga.command import load, option_parser, run
 from aga.training.distributed import pretrain
 from aga.training.export import summary, write_curves, write_metrics
 from aga.training.run import Recipe
@@ -16,12 +10,8 @@ from aga.training.run import Recipe
 
 def main(arguments: list[str] | None = None) -> None:
     """Train on this machine, or on the cluster that RAY_ADDRESS names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--home", type=Path, help="where data/ and runs/ are; default: the params'")
-    options = parser.parse_args(arguments)
-    params = load_params(options.params)
-    home = (options.home or options.params.parent).resolve()
+    options = option_parser(__doc__).parse_args(arguments)
+    params, home = load(options)
     recipe = Recipe(
         seed=params.seed,
         image_encoder=params.image_encoder,
@@ -40,8 +30,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        main()
-    except AgaError as error:
-        sys.exit(f"error: {error}")
+    run(main)

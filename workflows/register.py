@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
-from pathlib import Path
-
-from aga.errors import AgaError
-from aga.params import load_params
+from aga.command import load, option_parser, run
 from aga.registry import register
 from aga.tracking import provenance
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Register `models/encoder` and state its version in `models/registered.json`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--home", type=Path, help="folder of relative paths; default: the params'")
-    options = parser.parse_args(arguments)
-    params = load_params(options.params)
-    home = (options.home or options.params.parent).resolve()
+    options = option_parser(__doc__).parse_args(arguments)
+    params, home = load(options)
     version = register(
         home / "models/encoder", params.registry, params.tracking, home, tags=provenance(home)
     )
@@ -29,8 +19,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        main()
-    except AgaError as error:
-        sys.exit(f"error: {error}")
+    run(main)

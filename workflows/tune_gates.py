@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
-from pathlib import Path
-
-from aga.errors import AgaError
-from aga.params import apply_overlay, load_params, overlaid, parse_settings, read_yaml, validate
+from aga.command import load, option_parser, run
+from aga.params import apply_overlay, overlaid, parse_settings, read_yaml, validate
 from aga.training.job import Job
 from aga.training.run import Recipe
 from aga.training.search import Settings, format_trials, search
@@ -16,14 +11,11 @@ from aga.training.search import Settings, format_trials, search
 
 def main() -> None:
     """Run the trials on this machine, or on the cluster that RAY_ADDRESS names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--home", type=Path, help="where data/ and runs/ are; default: the params'")
+    parser = option_parser(__doc__)
     parser.add_argument("--trials", type=int, default=16, help="how many choices of settings")
     parser.add_argument("--apply", action="store_true", help="write the winner into params.yaml")
     options = parser.parse_args()
-    params, values = load_params(options.params), read_yaml(options.params)
-    home = (options.home or options.params.parent).resolve()
+    (params, home), values = load(options), read_yaml(options.params)
 
     def overlay(settings: Settings) -> dict[str, object]:
         return parse_settings(f"{key}={value:.4g}" for key, value in settings.items())
@@ -49,8 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        main()
-    except AgaError as error:
-        sys.exit(f"error: {error}")
+    run(main)

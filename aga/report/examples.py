@@ -153,9 +153,11 @@ class _Gallery:
             if chosen.any():
                 yield self._map(record, explanation, chosen, region)
         if not regions:
-            groups = (explanation.token_to_patch > 0).sum(1)
-            for word in np.sort(np.argsort(groups, kind="stable")[:MAPS]):
-                yield self._map(record, explanation, np.arange(len(groups)) == word, None)
+            sizes = (explanation.token_to_patch > 0).sum(1)
+            order = np.argsort(sizes, kind="stable").tolist()
+            spelled = [i for i in order if any(map(str.isalnum, explanation.words[i].text))]
+            for word in sorted(spelled[:MAPS]):
+                yield self._map(record, explanation, np.arange(len(sizes)) == word, None)
 
     def _map(
         self,

@@ -26,14 +26,17 @@ STYLE = {
 Series = Mapping[str, Sequence[float | None]]
 
 
-def line_chart(x: Sequence[float], series: Series, label: str, marked: int | None = None) -> str:
+def line_chart(
+    x: Sequence[float], series: Series, label: str, *, share: bool, marked: int | None
+) -> str:
     """A line chart over epochs.
 
     Args:
         x: Epochs.
         series: Values by name of the line; None leaves a gap.
         label: What the values are.
-        marked: An epoch to mark: the exported one.
+        share: Whether they lie in [0, 1], and the chart spans it.
+        marked: An epoch to mark: the exported one; None marks none.
 
     Returns:
         An SVG data URI.
@@ -57,6 +60,8 @@ def line_chart(x: Sequence[float], series: Series, label: str, marked: int | Non
                 color="#5b6670",
                 fontsize=8,
             )
+        if share:
+            axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

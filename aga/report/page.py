@@ -34,11 +34,19 @@ HEADLINES = {
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines that share one picture: title, what the values are, legend to column of the history."""
+    """Lines that share one picture.
+
+    Attributes:
+        title: What it shows.
+        label: What the values are.
+        columns: Column of the history by name of the line.
+        share: Whether the values lie in [0, 1].
+    """
 
     title: str
     label: str
     columns: Mapping[str, str]
+    share: bool = False
 
 
 CURVES = (
@@ -51,6 +59,7 @@ CURVES = (
             "image to report": "retrieval/image_to_text_recall_at_10",
             "report to image": "retrieval/text_to_image_recall_at_10",
         },
+        share=True,
     ),
     Chart(
         "Terms of the training loss",
@@ -88,6 +97,7 @@ GATES = (
             "patches: all tokens": "diagnostics/group/language_full",
             "patches: one token": "diagnostics/group/language_single",
         },
+        share=True,
     ),
     Chart(
         "Spread of the global embeddings",
@@ -164,10 +174,11 @@ def _context(inputs: ReportInputs, config: ReportPageConfig) -> dict[str, Any]:
         "results": {result.task: result for result in results},
         "retrieval": _retrieval_rows(measured),
         "zero_shot": {
-            name.removeprefix("zero_shot/").removeprefix("auroc/"): metric
+            name.removeprefix("zero_shot/auroc/"): metric
             for name, metric in measured.items()
-            if name.startswith("zero_shot/")
+            if name.startswith("zero_shot/auroc/")
         },
+        "mean_auroc": measured.get("zero_shot/mean_auroc"),
         "examples": _examples(inputs, config),
         "show_images": config.show_images,
         "provenance": _provenance(inputs, results),
@@ -212,7 +223,9 @@ def _charts(
         drawn.append(
             {
                 "title": chart.title,
-                "picture": line_chart(epochs, series, chart.label, exported),
+                "picture": line_chart(
+                    epochs, series, chart.label, share=chart.share, marked=exported
+                ),
                 "description": f"{chart.title} over {len(epochs)} epochs; at the end: {last}",
             }
         )

@@ -1,0 +1,41 @@
+"""What the stages' command lines share: options, params, the log, errors a person can read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from aga.errors import AgaError
+from aga.params import Params, load_params
+
+
+def option_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that knows where the params and the project's folder are; never values."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--home", type=Path, help="folder of relative paths; default: the params'")
+    return parser
+
+
+def load(options: argparse.Namespace) -> tuple[Params, Path]:
+    """The validated params, and the absolute folder that their relative paths start from."""
+    return load_params(options.params), (options.home or options.params.parent).resolve()
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write a metrics file, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script's `main` to the end of the process; an error of the user's is one message."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        sys.exit(main())
+    except AgaError as error:
+        sys.exit(f"error: {error}")
