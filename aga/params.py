@@ -17,6 +17,8 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from aga.config import Config
 from aga.data.prepare import PrepareConfig
@@ -147,9 +149,7 @@ def apply_overlay(path: Path, overlay: Overlay, *, write: bool = True) -> str:
         ParamsError: The overlay names an unknown key or a wrong value; the file is unchanged.
     """
     before = path.read_text(encoding="utf-8")
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 100
+    yaml = _round_trip()
     document = yaml.load(before)
     _merge(document, overlay, Params)
     buffer = io.StringIO()
@@ -164,6 +164,23 @@ def apply_overlay(path: Path, overlay: Overlay, *, write: bool = True) -> str:
         before.splitlines(keepends=True), after.splitlines(keepends=True), path.name, path.name
     )
     return "".join(lines)
+
+
+def _round_trip() -> YAML:
+    """Reads and writes a file so that what does not change stays as it stands."""
+
+    class Representer(RoundTripRepresenter):
+        """Writes null by its name; ruamel's own leaves the place empty."""
+
+    def null(representer: RoundTripRepresenter, _: None) -> ScalarNode:
+        return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+    Representer.add_representer(type(None), null)
+    yaml = YAML()
+    yaml.Representer = Representer
+    yaml.preserve_quotes = True
+    yaml.width = 100
+    return yaml
 
 
 def _merge(values: Any, overlay: Overlay, schema: type[Config]) -> None:

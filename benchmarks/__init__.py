@@ -1,3 +1,4 @@
-"""One script per claim; each writes its rows to `results/` and, with `--check`, fails where the claim
-does not hold. Run from the project's folder: `python -m benchmarks.<name>`.
+"""One script per claim: `python -m benchmarks.<name>` from the project's folder.
+
+Each writes its rows to `results/` and, with `--check`, fails where the claim does not hold.
 """
