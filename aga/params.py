@@ -179,6 +179,7 @@ def _round_trip() -> YAML:
     yaml = YAML()
     yaml.Representer = Representer
     yaml.preserve_quotes = True
+    yaml.default_flow_style = None  # short lists and mappings on one line
     yaml.width = 100
     return yaml
 
@@ -188,7 +189,7 @@ def _merge(values: Any, overlay: Overlay, schema: type[Config]) -> None:
         section = _section(schema, key)
         if section is not None and isinstance(value, Mapping) and isinstance(values.get(key), dict):
             _merge(values[key], value, section)
-        else:
+        elif key not in values or values[key] != value:  # what is equal keeps its notation
             values[key] = value
 
 

@@ -73,6 +73,11 @@ def test_an_overlay_keeps_comments_and_shows_a_diff(params_file: Path) -> None:
     assert "# Every value of the line" in params_file.read_text()
 
 
+def test_what_is_equal_keeps_its_notation(params_file: Path) -> None:
+    tiny = read_yaml(ROOT / "presets" / "tiny.yaml")
+    assert apply_overlay(params_file, tiny) == ""
+
+
 def test_a_free_mapping_is_replaced_whole(params_file: Path) -> None:
     apply_overlay(params_file, {"image_encoder": {"options": {"depth": 4}}})
     assert load_params(params_file).image_encoder.options == {"depth": 4}
