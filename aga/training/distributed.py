@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ from aga.collectives import rank, world_size
 from aga.config import Config
 from aga.errors import AgaError, CheckpointError
 from aga.tracking import Status, TrackingConfig
-from aga.training.checkpoint import TrainingState
+from aga.training.checkpoint import Row, TrainingState
 from aga.training.export import export_bundle
 from aga.training.job import Job
 from aga.training.loop import DivergenceError
@@ -252,13 +252,19 @@ def _train(job: Job) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # where NCCL's own tensors go
     context = build_context(job.recipe, RunData.open(job.home), job.home, device)
-    listener = Listener(end_epoch=lambda row: train.report(dict(row)))
-    if rank() != 0:
-        follow(context, job.recipe.checkpoint, job.folder, listener)
-        return
-    with job.track() as tracker:
-        listener.log_metrics = tracker.log_metrics
-        follow(context, job.recipe.checkpoint, job.folder, listener)
+
+    def report_all_but_the_last(row: Row) -> None:
+        if row["epoch"] < job.recipe.training.epochs:
+            train.report(dict(row))
+
+    listener = Listener(end_epoch=report_all_but_the_last)
+    with job.track() if rank() == 0 else nullcontext() as tracker:
+        if tracker is not None:
+            listener.log_metrics = tracker.log_metrics
+        state = follow(context, job.recipe.checkpoint, job.folder, listener)
+    if len(state.history) == job.recipe.training.epochs:
+        # Last of all: a search ends a trial's processes at the report of its last epoch.
+        train.report(state.history[-1])
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from mlflow import MlflowClient
 
 pytestmark = pytest.mark.slow
 
+# A head asks for the token of ~/.ray/auth_token; its clients must be told to send it.
+TOKEN = {"RAY_AUTH_MODE": "token"}
 WHERE = "import aga, aga.data.loader as loader; print(aga.__file__, loader.__file__)"
 
 
@@ -48,10 +50,13 @@ def head(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
     bin_folder = Path(sys.executable).parent
     # `ray stop` would end every Ray of this machine; a head that blocks takes its own down.
     process = subprocess.Popen(
-        [bin_folder / command[0], *command[1:]], cwd=project, stdout=subprocess.DEVNULL,
-        env={**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}, start_new_session=True,
-    )  # fmt: skip
-    address = {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+        [bin_folder / command[0], *command[1:]],
+        cwd=project,
+        env={**os.environ, **TOKEN, "PATH": f"{bin_folder}:{os.environ['PATH']}"},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = {**TOKEN, "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     try:
         wait_until_listening(dashboard, process)
         yield address
