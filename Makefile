@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test test-fast lint format lock clean
+.PHONY: demo test test-fast lint format lock
 
 demo: $(READY)
 	@python workflows/demo.py --preset $(PRESET) $(if $(ROOT),--root $(ROOT))
@@ -43,17 +43,13 @@ format: $(READY)
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; name it with make PYTHON=..."; exit 1; }
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
 lock:
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/pip install --quiet -e '.[dev]' setuptools
 	@$(VENV)/bin/pip freeze --all --exclude-editable --exclude pip > requirements.lock
 	@touch $(READY)
-
-clean:
-	@rm -rf data models runs metrics plots reports mlflow.db mlartifacts

@@ -6,7 +6,6 @@ The only module that reads or writes YAML. It holds no values and no logic of th
 from __future__ import annotations
 
 import difflib
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -70,11 +69,6 @@ class Params(Config):
     report: ReportPageConfig
     tune: TuneConfig
 
-    def digest(self, *sections: str) -> str:
-        """SHA-256 of the named sections' values: equal settings, equal digest."""
-        chosen = self.model_dump(mode="json", include=set(sections))
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
-
 
 def load_params(path: Path) -> Params:
     """Read and validate a params file.
@@ -104,9 +98,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ParamsError("There is no params file", where=path, fix="name it with --params")
     try:
-        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError("The file is not valid YAML", where=path, got=error) from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ParamsError("The file is not UTF-8", where=path, got=error) from error
+    values = _parsed(text, path)
     if not isinstance(values, dict):
         raise ParamsError(
             "The file holds no settings",
@@ -117,18 +112,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _parsed(text: str, where: object) -> Any:
+    try:
+        return YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise ParamsError("This is not valid YAML", where=where, got=error) from error
+
+
 def parse_settings(settings: Iterable[str]) -> dict[str, object]:
     """Turn `["source.root=data/raw/mine"]` into an overlay; values are read as YAML."""
     overlay: dict[str, object] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise ParamsError("Cannot read a setting", got=setting, expected="dotted.key=value")
         *sections, leaf = key.split(".")
-        nested = overlay
+        nested: object = overlay
         for section in sections:
-            nested = nested.setdefault(section, {})  # type: ignore[assignment]
-        nested[leaf] = YAML(typ="safe").load(value)
+            nested = nested.setdefault(section, {}) if isinstance(nested, dict) else None
+        if not (equals and leaf) or not isinstance(nested, dict):
+            raise ParamsError("Cannot read a setting", got=setting, expected="dotted.key=value")
+        nested[leaf] = _parsed(value, setting)
     return overlay
 
 
@@ -148,6 +150,7 @@ def apply_overlay(path: Path, overlay: Overlay, *, write: bool = True) -> str:
     Raises:
         ParamsError: The overlay names an unknown key or a wrong value; the file is unchanged.
     """
+    read_yaml(path)  # says what is wrong with the file as it is
     before = path.read_text(encoding="utf-8")
     yaml = _round_trip()
     document = yaml.load(before)
@@ -189,8 +192,13 @@ def _merge(values: Any, overlay: Overlay, schema: type[Config]) -> None:
         section = _section(schema, key)
         if section is not None and isinstance(value, Mapping) and isinstance(values.get(key), dict):
             _merge(values[key], value, section)
-        elif key not in values or values[key] != value:  # what is equal keeps its notation
+        elif key not in values or _differ(values[key], value):  # what is equal keeps its notation
             values[key] = value
+
+
+def _differ(old: object, new: object) -> bool:
+    """Python takes True for 1; a params file does not."""
+    return old != new or isinstance(old, bool) != isinstance(new, bool)
 
 
 def _section(schema: type[Config], key: str) -> type[Config] | None:

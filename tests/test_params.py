@@ -103,9 +103,12 @@ def test_tiny_is_the_committed_state() -> None:
     assert overlaid(values, read_yaml(ROOT / "presets" / "tiny.yaml")) == values
 
 
-def test_the_digest_follows_only_the_named_sections(params_file: Path) -> None:
-    values = read_yaml(params_file)
-    first = validate(values, params_file)
-    other = validate(overlaid(values, {"training": {"epochs": 99}}), params_file)
-    assert first.digest("training") != other.digest("training")
-    assert first.digest("optimizer", "model") == other.digest("optimizer", "model")
+@pytest.mark.parametrize("setting", ["a={", "seed", "=1", "seed.=1", "seed=1 seed.more=2"])
+def test_a_setting_that_cannot_be_read_is_named(setting: str) -> None:
+    with pytest.raises(ParamsError, match=r"seed|a=|=1"):
+        parse_settings(setting.split())
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"params\.yaml"):
+        apply_overlay(tmp_path / "params.yaml", {"seed": 1})

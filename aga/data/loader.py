@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int8, Int64, UInt8
+from jaxtyping import Int64, UInt8
 
 from aga.data.schema import Split
 from aga.data.studies import StudyDataset
@@ -26,7 +26,6 @@ from aga.data.transforms import AugmentationConfig, ImageTransform, augment, pix
 from aga.errors import DataError
 from aga.pairs import PairBatch
 
-UNKNOWN_LABEL = -1
 _CHANGE_SPLIT = "change prepare.split, or the split that the source states"
 
 
@@ -94,17 +93,9 @@ class PairDataset:
 
     @cached_property
     def statements(self) -> Int64[np.ndarray, "N"]:
-        """A key per row of `rows`; equal where two reports say the same (`statement_keys`)."""
-        keys: Int64[np.ndarray, "N"] = statement_keys(self._studies)[self.rows]
-        return keys
-
-    @cached_property
-    def labels(self) -> dict[str, Int8[np.ndarray, "N"]]:
-        """Per finding, a label per row of `rows`: 1 present, 0 absent, -1 unknown."""
-        column = self._studies.column("labels").take(self.rows).to_pylist()
-        known = [dict(labels or ()) for labels in column]
-        findings = sorted({finding for labels in known for finding in labels})
-        return {finding: _label_column(known, finding) for finding in findings}
+        """A number per row of `rows`; equal where two reports say the same."""
+        keys = np.array(self._studies.statement_keys(), dtype=object)[self.rows]
+        return np.unique(keys, return_inverse=True)[1].astype(np.int64)
 
 
 class EpochBatches:
@@ -232,24 +223,6 @@ def training_transform(
         fit=studies.info.config["image"]["fit"],
         mode=studies.info.config["image"]["mode"],
     )
-
-
-def statement_keys(studies: StudyDataset) -> Int64[np.ndarray, "N"]:
-    """A key per manifest row; two rows have the same key where their reports say the same.
-
-    That is: equal statements, or, where the source states none, equal cleaned texts but for case.
-    """
-    numbers: dict[tuple[bool, str], int] = {}
-    pairs = zip(
-        studies.column("statement").to_pylist(), studies.column("text").to_pylist(), strict=True
-    )
-    said = [(True, text.casefold()) if key is None else (False, key) for key, text in pairs]
-    return np.array([numbers.setdefault(key, len(numbers)) for key in said], np.int64)
-
-
-def _label_column(known: list[dict[str, int | None]], finding: str) -> Int8[np.ndarray, "N"]:
-    values = [labels.get(finding) for labels in known]
-    return np.array([UNKNOWN_LABEL if value is None else value for value in values], np.int8)
 
 
 def _pinned(batch: PairBatch) -> PairBatch:

@@ -145,6 +145,17 @@ class StudyDataset:
             raise ValueError(f"{split!r} is not one of {', '.join(SPLITS)}")
         return np.flatnonzero(self._splits == split).astype(np.int64)
 
+    def statement_keys(self) -> list[str]:
+        """A key per row; equal where two reports say the same: duplicates of each other.
+
+        The source's statement, or, where it has none, the cleaned text but for case.
+        """
+        columns = (self.column(name).to_pylist() for name in ("statement", "text"))
+        return [
+            f"text:{text.casefold()}" if statement is None else f"statement:{statement}"
+            for statement, text in zip(*columns, strict=True)
+        ]
+
     def images(self, cache: Path) -> UInt8[np.ndarray, "rows H W C"]:
         """All pixels as one read-only array in row order, mapped from an uncompressed file.
 

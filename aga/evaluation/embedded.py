@@ -84,7 +84,8 @@ def embed_split(
                 where=f"bundle {bundle.sha256}",
                 fix="train again with a lower learning rate, or in fp32",
             )
-    keys = statement_keys(table)
+    every = studies.statement_keys()
+    keys = [every[row] for row in rows]
     return EmbeddedSplit(
         images=images,
         texts=texts,
@@ -100,15 +101,6 @@ def embed_split(
             "gallery_sha256": _gallery_sha256(table["pixel_sha256"].to_pylist(), keys),
         },
     )
-
-
-def statement_keys(table: pa.Table) -> list[str]:
-    """What marks two reports as duplicates: the source's statement, else the case-folded text."""
-    columns = (table[name].to_pylist() for name in ("statement", "text"))
-    return [
-        f"text:{text.casefold()}" if statement is None else f"statement:{statement}"
-        for statement, text in zip(*columns, strict=True)
-    ]
 
 
 def _numbered(values: list[str]) -> Int64[np.ndarray, "N"]:

@@ -20,7 +20,6 @@ from aga.data.loader import (
     PairDataset,
     epoch_order,
     rank_slice,
-    statement_keys,
     training_transform,
 )
 from aga.data.studies import StudyDataset
@@ -137,22 +136,6 @@ def test_rgb_images(tmp_path: Path) -> None:
     assert (transform.mode, transform.channels, len(transform.mean)) == ("rgb", 3, 3)
 
 
-def test_labels_tell_absent_from_unknown(tmp_path: Path) -> None:
-    rows = [
-        {"text": "a nodule", "split": "train", "labels": {"nodule": 1, "line": 0}},
-        {"text": "nothing", "split": "test"},
-        {"text": "no nodule", "split": "train", "labels": {"nodule": 0, "line": None}},
-    ]
-    studies = write_studies(tmp_path / "studies", rows)
-    tokenize(studies.folder, tmp_path / "tokens", TOKENIZER)
-    tokens = TokenDataset.open(tmp_path / "tokens", studies)
-    labels = PairDataset(studies, tokens, "train", tmp_path / "cache").labels
-    assert {name: values.tolist() for name, values in labels.items()} == {
-        "line": [0, -1],
-        "nodule": [1, 0],
-    }
-
-
 def test_statement_keys_join_what_says_the_same(tmp_path: Path) -> None:
     texts = ["Small nodule.", "small NODULE.", "A tiny nodule.", "A nodule.", "A nodule."]
     statements = [None, None, "small nodule.", "x", "small nodule."]
@@ -160,14 +143,17 @@ def test_statement_keys_join_what_says_the_same(tmp_path: Path) -> None:
         {"text": text, "split": "train", "statement": statement}
         for text, statement in zip(texts, statements, strict=True)
     ]
-    keys = statement_keys(write_studies(tmp_path / "studies", rows))
+    keys = write_studies(tmp_path / "studies", rows).statement_keys()
     assert keys[0] == keys[1]
     assert keys[2] == keys[4]
-    assert len(set(keys.tolist())) == 3
+    assert len(set(keys)) == 3
 
 
 def test_statements_are_those_of_the_split(held_out: PairDataset, studies: StudyDataset) -> None:
-    assert held_out.statements.tolist() == statement_keys(studies)[held_out.rows].tolist()
+    every = studies.statement_keys()
+    said = [every[row] for row in held_out.rows]
+    same = held_out.statements[:, None] == held_out.statements
+    assert same.tolist() == [[a == b for a in said] for b in said]
 
 
 # --- which rows a step takes
