@@ -181,8 +181,8 @@ def save_bundle(
         new = Path(scratch) / "new"
         new.mkdir()
         _write_json(new / "config.json", config.model_dump(mode="json"))
-        save_file(on_cpu(model), new / "model.safetensors")
-        save_file(on_cpu(objective), new / "objective.safetensors")
+        save_file(on_cpu(model.state_dict()), new / "model.safetensors")
+        save_file(on_cpu(objective.state_dict()), new / "objective.safetensors")
         tokenizer.save_pretrained(new / "tokenizer")
         (new / "transform.json").write_text(transform.to_json() + "\n", encoding="utf-8")
         _write_json(new / "metadata.json", metadata)

@@ -36,6 +36,7 @@ def test_the_committed_params_are_valid_and_frozen(golden) -> None:
         ("training.epochs=many", ["training.epochs", "many", "integer"]),
         ("prepare.split.test=0.5", ["prepare.split"]),
         ("objective.aga.gate.init=1.5", ["objective.aga.gate.init", "1.5"]),
+        ("tracking.experiment=it's", ["tracking.experiment", "it's"]),
         ("optimizer.learning_rate=.nan", ["optimizer.learning_rate", "finite"]),
     ],
 )

@@ -34,7 +34,8 @@ from aga.registry import (
     set_metrics,
 )
 from aga.registry.versions import pip_requirements
-from aga.tracking import TrackingConfig, prepare_store, start_run
+from aga.tracking import TrackingConfig, start_run
+from aga.tracking.store import open_client
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +51,7 @@ Export = Callable[..., Path]
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("registry home")
-    prepare_store(TRACKING, folder)
+    open_client(TRACKING, folder)
     return folder
 
 
@@ -276,7 +277,8 @@ def test_a_server_keeps_and_gives_back_the_bundle(
         folder = load_registered(model, tracking, tmp_path, version=version.version)
     assert folder.is_relative_to(tmp_path / "models" / "downloaded")
     assert bundle_sha256(folder) == version.bundle_sha256
-    assert len(list((tmp_path / "models" / "downloaded").iterdir())) == 1
+    kept = tmp_path / "models" / "downloaded"
+    assert [path.name for path in kept.iterdir()] == [version.bundle_sha256]
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match=rf"(?s)cannot be loaded.*{port}"):
         load_registered(model, tracking, tmp_path, version=version.version)
@@ -296,8 +298,15 @@ class Gate:
             set_metrics(version, metrics, self.model, TRACKING, self.home, measured_on=measured_on)
         return version
 
-    def promote(self, version: int):
-        return promote(version, GATE, self.model, TRACKING, self.home)
+    def promote(self, version: int, *, accept_incomparable: bool = False):
+        return promote(
+            version,
+            GATE,
+            self.model,
+            TRACKING,
+            self.home,
+            accept_incomparable=accept_incomparable,
+        )
 
     def champion(self) -> int | None:
         return aliases(self.home, self.model).get("champion")
@@ -359,17 +368,42 @@ def test_a_candidate_without_the_metric_is_refused(gate: Gate) -> None:
         gate.promote(gate.version(float("nan")))
 
 
-def test_a_champion_measured_on_other_data_is_no_bar_and_the_decision_says_so(
+def test_a_champion_measured_on_other_data_stays_until_a_person_accepts_another(
     gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
-    old, new = gate.version(0.9, "old data"), gate.version(0.4, "new data")
+    old, new = gate.version(0.4, "old data"), gate.version(0.9, "new data")
     gate.promote(old)
     decision = gate.promote(new)
-    assert decision.promoted
-    assert decision.comparable is False
+    assert (decision.promoted, decision.comparable) == (False, False)
     assert "not comparable" in decision.reason
+    assert "--accept-incomparable" in decision.reason
     assert "not comparable" in caplog.text
+    assert gate.champion() == old
+
+    decision = gate.promote(new, accept_incomparable=True)
+    assert (decision.promoted, decision.comparable) == (True, False)
     assert gate.champion() == new
+    assert gate.tags(new)["promoted_over"] == str(old)
+
+
+def test_a_champion_that_was_never_measured_is_no_bar(gate: Gate) -> None:
+    unmeasured, measured = gate.version(None), gate.version(0.1)
+    client_of(gate.home).set_registered_model_alias(gate.model.model, "champion", str(unmeasured))
+    decision = gate.promote(measured)
+    assert decision.promoted
+    assert "never measured" in decision.reason
+    assert gate.champion() == measured
+
+
+def test_what_one_task_was_measured_on_is_no_matter_of_another(gate: Gate) -> None:
+    first, second = gate.version(0.5), gate.version(0.6)
+    for version, prompts in ((first, "prompts 1"), (second, "prompts 2")):
+        values = {"zero_shot/mean_auroc": 0.5}
+        set_metrics(version, values, gate.model, TRACKING, gate.home, measured_on=prompts)
+    zero_shot = PromotionConfig(metric="zero_shot/mean_auroc", tolerance=0.0)
+    gate.promote(first)
+    assert promote(second, zero_shot, gate.model, TRACKING, gate.home).comparable is False
+    assert gate.promote(second).comparable is True
 
 
 def test_the_champion_is_rolled_back_and_stays_so(gate: Gate) -> None:
@@ -392,7 +426,7 @@ def test_metrics_are_kept_with_the_version_and_its_run_once(gate: Gate) -> None:
     set_metrics(version, {GATE.metric: 0.25}, *store, measured_on="data")
     tags = gate.tags(version)
     assert float(tags[f"metric.{GATE.metric}"]) == 0.25
-    assert tags["measured_on"] == "data"
+    assert tags["measured_on.retrieval"] == "data"
     client = client_of(gate.home)
     run_id = client.get_model_version(gate.model.model, str(version)).run_id
     history = client.get_metric_history(run_id, f"test/{GATE.metric}")

@@ -19,9 +19,11 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
+from aga.bundle import load_bundle
 from aga.errors import DataError
 from aga.evaluation import Metric, Metrics, write_metrics
 from aga.report import ReportPageConfig
+from aga.report.examples import examples
 from aga.report.page import ReportInputs, build_report
 
 SHOWN = ReportPageConfig(pairs=3, show_images=True)
@@ -202,8 +204,23 @@ def test_nothing_of_a_patient_is_on_a_page_without_images(
     assert "Xylograph" not in page and PATIENT not in page
     assert "data:image/png" not in page
     text = Text(page).text
-    assert "No image, report text or heat map is on this page" in text
+    assert "on this page, because report.show_images is false" in text
     assert "0.812" in text and "train 21 20" in text
+
+
+def test_what_a_source_does_not_allow_is_not_shown_whatever_the_setting(
+    inputs: ReportInputs, tmp_path: Path
+) -> None:
+    studies = write_studies(tmp_path / "studies", rows(), size=32, may_be_shown=False)
+    assert examples(load_bundle(inputs.bundle), studies, tmp_path / "cache", 3) == []
+    out = tmp_path / "report.html"
+    build_report(out, replace(inputs, studies=studies.folder), SHOWN)
+    page = out.read_text()
+    assert "Xylograph" not in page and PATIENT not in page
+    assert not [row["text"] for row in rows() if str(row["text"]) in page]
+    assert "data:image/png" not in page
+    assert "the source test does not declare" in Text(page).text
+    assert not (tmp_path / "cache").exists()
 
 
 def test_the_same_inputs_give_the_same_bytes(

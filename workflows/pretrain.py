@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from aga.command import load, option_parser, run
+from aga.command import load, option_parser, run, write_json
 from aga.training.distributed import pretrain
-from aga.training.export import summary, write_curves, write_metrics
+from aga.training.export import summary, write_curves
 from aga.training.run import Recipe
 
 
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     result = pretrain(recipe, params.cluster, params.tracking, home)
     history = result.state.history
-    write_metrics(home / "metrics/pretrain.json", summary(history, params.training.select))
+    write_json(home / "metrics/pretrain.json", summary(history, params.training.select))
     write_curves(home / "plots/training.csv", history)
     print(f"run {result.run}\nbundle {result.bundle}  sha256 {result.bundle_sha256}")
 

@@ -11,6 +11,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Keep the measured metrics with the version, decide, and write `metrics/promotion.json`."""
     parser = option_parser(__doc__)
     parser.add_argument("--roll-back", action="store_true", help="make the last champion it again")
+    parser.add_argument(
+        "--accept-incomparable",
+        action="store_true",
+        help="promote even over a champion that was measured on other data",
+    )
     options = parser.parse_args(arguments)
     params, home = load(options)
     store = (params.registry, params.tracking, home)
@@ -19,9 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     version = RegisteredVersion.read(home / "models/registered.json")
     for result in read_metrics(home / "metrics"):
-        measured_on = str(result.provenance["gallery_sha256"])
-        set_metrics(version, result.flat(), *store, measured_on=measured_on)
-    decision = promote(version, params.promotion, *store)
+        set_metrics(version, result.flat(), *store, measured_on=result.measured_on)
+    accept = options.accept_incomparable
+    decision = promote(version, params.promotion, *store, accept_incomparable=accept)
     write_json(home / "metrics/promotion.json", decision.to_json())
     verdict = "is" if decision.promoted else "is not"
     print(f"version {version.version} {verdict} @champion: {decision.reason}")

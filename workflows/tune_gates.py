@@ -26,7 +26,6 @@ def main() -> None:
         recipe = Recipe(**{name: getattr(trial, name) for name in Recipe.model_fields})
         return Job.of(recipe, trial.tracking, home, trial.cluster.storage)
 
-    make_job({key: limits.low for key, limits in params.tune.space.items()})  # fail before Ray
     result = search(
         params.tune,
         make_job,

@@ -171,6 +171,7 @@ def prepare(
             splits={split: counts[split] for split in SPLITS},
             image=ImageInfo(size, size, image.channels, image.fit),
             sha256=sha256,
+            may_be_shown=source.MAY_BE_SHOWN,
         )
         (folder / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
     return _summary(tally, splits, sha256)

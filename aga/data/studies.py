@@ -53,6 +53,8 @@ class DatasetInfo:
         splits: Pairs of each split.
         image: Shape of the prepared images.
         sha256: Of the content: every manifest row and every pixel.
+        may_be_shown: Whether images and reports may leave `data/`, as the source declares. A file
+            that does not say does not allow it.
     """
 
     schema_version: int
@@ -65,6 +67,7 @@ class DatasetInfo:
     splits: Mapping[str, int]
     image: ImageInfo
     sha256: str
+    may_be_shown: bool = False
 
     def to_json(self) -> str:
         """The text of `dataset.json`."""

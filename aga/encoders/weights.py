@@ -89,8 +89,6 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a module as contiguous CPU tensors, as `safetensors` wants them."""
-    return {
-        name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()
-    }
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors on the CPU and contiguous, as `safetensors` wants them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -59,6 +59,16 @@ class Metrics:
         """Value by full name, for the registry and for tracking."""
         return {name: metric.value for name, metric in self.values.items()}
 
+    @property
+    def measured_on(self) -> str:
+        """Hashes of the test pairs, and of the prompts if any; equal where numbers are comparable.
+
+        Raises:
+            KeyError: The provenance does not state the test pairs.
+        """
+        prompts = self.provenance.get("prompts_sha256")
+        return str(self.provenance["gallery_sha256"]) + (f" {prompts}" if prompts else "")
+
     def to_json(self) -> dict[str, Any]:
         """Headlines, then everything.
 

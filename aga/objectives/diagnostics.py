@@ -15,6 +15,10 @@ COLLAPSED_STD = 0.05  # embedding spread; 1 is a uniform direction, 0 a single p
 NEARLY_ALL = 0.95  # share of groups, or of thresholds' range, that counts as a collapse
 INDEPENDENT = 0.02  # nats between a report's own image and another one's
 COLDEST = 0.0101  # a learned temperature at its limit of 0.01
+CODE_BOOK = (
+    "is solved without looking at the image: other images' patches serve as well, which is usual "
+    "of terms inside pairs; only the contrast then ties a report to its image"
+)
 
 _COLLAPSES = (
     ("embedding/image_std", "below", COLLAPSED_STD, "all images get nearly the same embedding"),
@@ -25,8 +29,8 @@ _COLLAPSES = (
     ("group/language_single", "above", NEARLY_ALL, "nearly every patch chooses a single token"),
     ("embedding/patch_cosine", "above", NEARLY_ALL, "the patches of an image are nearly equal"),
     ("embedding/token_cosine", "above", NEARLY_ALL, "the tokens of a report are nearly equal"),
-    ("iga/image_dependence", "above", -INDEPENDENT, "IGA is solved without looking at the image"),
-    ("bcga/image_dependence", "above", -INDEPENDENT, "BCGA is solved without looking at the image"),
+    ("iga/image_dependence", "above", -INDEPENDENT, f"IGA {CODE_BOOK}"),
+    ("bcga/image_dependence", "above", -INDEPENDENT, f"BCGA {CODE_BOOK}"),
     ("contrast/temperature", "below", COLDEST, "the contrast temperature is at its lower limit"),
 )
 
@@ -105,18 +109,21 @@ def _threshold_diagnostics(
     return {f"{name}_mean": kept.nanmean().nan_to_num(), f"{name}_p05": low, f"{name}_p95": high}
 
 
-def collapse_warnings(diagnostics: Mapping[str, Tensor | float]) -> list[str]:
+def collapse_warnings(diagnostics: Mapping[str, Tensor | float]) -> dict[str, str]:
     """One sentence for each collapse that the diagnostics of a step show; empty when healthy.
 
     Args:
         diagnostics: `LossTerms.diagnostics`, of one step or averaged over several, and where there
             are any, the values of `image_dependence`.
+
+    Returns:
+        Name of the diagnostic to the sentence.
     """
-    warnings = []
+    warnings = {}
     for name, side, bound, meaning in _COLLAPSES:
         if name not in diagnostics:
             continue
         value = float(diagnostics[name])
         if (value < bound) if side == "below" else (value > bound):
-            warnings.append(f"{meaning} ({name} {value:.3g} is {side} {bound:g})")
+            warnings[name] = f"{meaning} ({name} {value:.3g} is {side} {bound:g})"
     return warnings

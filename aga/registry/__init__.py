@@ -1,6 +1,7 @@
 """The model registry: a bundle becomes a version, a gate decides which version is the champion.
 
-    versions.py    register a bundle, find and load a version, keep its metrics with it
+    versions.py    register a bundle, find and load a version
+    measured.py    the numbers measured of a version, kept with it
     promotion.py   move @champion, or refuse to; move it back
     pyfunc.py      what MLflow runs when it serves a version; only MLflow imports it
 
@@ -12,6 +13,7 @@ May import `aga.bundle` and what lies below it; not `aga.training` or `aga.evalu
 optional and imported inside functions, but for `pyfunc.py`.
 """
 
+from aga.registry.measured import set_metrics
 from aga.registry.promotion import PromotionConfig, PromotionDecision, promote, roll_back
 from aga.registry.versions import (
     CANDIDATE,
@@ -20,7 +22,6 @@ from aga.registry.versions import (
     RegistryConfig,
     load_registered,
     register,
-    set_metrics,
 )
 
 __all__ = [

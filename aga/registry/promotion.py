@@ -13,10 +13,9 @@ from pydantic import Field
 
 from aga.config import Config
 from aga.errors import TrackingError
+from aga.registry.measured import METRIC_TAG, measured_on_tag
 from aga.registry.versions import (
     CHAMPION,
-    MEASURED_ON_TAG,
-    METRIC_TAG,
     RegisteredVersion,
     RegistryConfig,
     Version,
@@ -30,6 +29,7 @@ log = logging.getLogger(__name__)
 PREVIOUS_TAG = "promoted_over"
 """Version number of the champion before; empty where there was none."""
 ROLLED_BACK_TAG = "rolled_back_at"
+ACCEPT = "to accept it nevertheless: `python workflows/promote.py --accept-incomparable`"
 
 
 class PromotionConfig(Config):
@@ -56,7 +56,8 @@ class PromotionDecision:
         candidate_value: Its metric.
         champion: Version number of the champion before; None where there was none.
         champion_value: Its metric; None where it was never measured.
-        comparable: Whether both values were measured on the same data; None without a champion.
+        comparable: Whether both values were measured on the same data, and with the same prompts;
+            None without a champion.
     """
 
     promoted: bool
@@ -79,13 +80,15 @@ def promote(
     registry: RegistryConfig,
     tracking: TrackingConfig,
     home: Path,
+    *,
+    accept_incomparable: bool = False,
 ) -> PromotionDecision:
     """Move @champion to a version if the gate's metric is not worse than the champion's.
 
-    Without a champion, the version becomes the first. Against a champion that was measured on other
-    data, or never, no comparison is fair: the version is promoted, as the champion says nothing
-    about today's data, and the decision says so. A version that was rolled back stays so until a
-    person deletes its tag `rolled_back_at`. Repeating a promotion changes nothing.
+    Without a champion, or after one that was never measured, the version becomes it. With one that
+    was measured on other data no comparison is fair: the version is refused, and the decision says
+    what a person can do. A version that was rolled back stays so until a person deletes its tag
+    `rolled_back_at`. Repeating a promotion changes nothing.
 
     Args:
         version: The candidate, or its number.
@@ -93,6 +96,7 @@ def promote(
         registry: The registered model.
         tracking: The store.
         home: Folder that the configuration's relative paths resolve against.
+        accept_incomparable: Promote it although the champion was measured on other data.
 
     Raises:
         TrackingError: There is no such version, its metric was not measured or is not a number, or
@@ -102,7 +106,7 @@ def promote(
         client = open_client(tracking, home)
         candidate = find_version(client, registry.model, version)
         champion = _champion(client, registry.model)
-        decision = _decide(candidate, champion, config)
+        decision = _decide(candidate, champion, config, accept_incomparable)
         if decision.promoted and decision.champion != decision.candidate:
             _audit(client, candidate, decision)
             client.set_registered_model_alias(registry.model, CHAMPION, candidate.version)
@@ -142,7 +146,7 @@ def _champion(client: Client, model: str) -> Version | None:
 
 
 def _decide(
-    candidate: Version, champion: Version | None, config: PromotionConfig
+    candidate: Version, champion: Version | None, config: PromotionConfig, accept: bool
 ) -> PromotionDecision:
     value = _gate_value(candidate, config.metric)
     if value is None:
@@ -153,8 +157,12 @@ def _decide(
             fix="run workflows/evaluate.py, or name a metric in promotion.metric that it measures",
         )
     best = _gate_value(champion, config.metric) if champion else None
-    comparable = None if champion is None else _comparable(candidate, champion) and best is not None
-    promoted, reason = _verdict(candidate, champion, value, best if comparable else None, config)
+    comparable = None
+    if champion is not None:
+        comparable = best is not None and _same_data(candidate, champion, config.metric)
+    promoted, reason = _verdict(
+        candidate, champion, (value, best), config, comparable=comparable, accept=accept
+    )
     return PromotionDecision(
         promoted=promoted,
         reason=reason,
@@ -170,11 +178,14 @@ def _decide(
 def _verdict(
     candidate: Version,
     champion: Version | None,
-    value: float,
-    best: float | None,
+    values: tuple[float, float | None],
     config: PromotionConfig,
+    *,
+    comparable: bool | None,
+    accept: bool,
 ) -> tuple[bool, str]:
-    """Whether to promote, and why; `best` is the champion's value where it is comparable."""
+    """Whether to promote, and why; `values` are the candidate's and the champion's."""
+    value, best = values
     if champion is not None and champion.version == candidate.version:
         return True, "it is the champion already"
     if ROLLED_BACK_TAG in candidate.tags:
@@ -182,18 +193,20 @@ def _verdict(
     if champion is None:
         return True, "there is no champion yet"
     if best is None:
-        return True, (
-            f"not comparable: champion version {champion.version} was not measured on the same data"
-        )
+        return True, f"champion version {champion.version} was never measured by this metric"
+    if not comparable:
+        reason = f"not comparable: champion version {champion.version} was measured on other data"
+        return accept, f"{reason}; {'accepted nevertheless' if accept else ACCEPT}"
     bound = best - config.tolerance
-    if value >= bound:
-        return True, f"{value:.4f} is not below {bound:.4f}, the champion's less the tolerance"
-    return False, f"{value:.4f} is below {bound:.4f}, the champion's less the tolerance"
+    verb = "is not" if value >= bound else "is"
+    reason = f"{value:.4f} {verb} below {bound:.4f}, the champion's less the tolerance"
+    return value >= bound, reason
 
 
-def _comparable(candidate: Version, champion: Version) -> bool:
-    measured_on = candidate.tags.get(MEASURED_ON_TAG)
-    return measured_on is not None and measured_on == champion.tags.get(MEASURED_ON_TAG)
+def _same_data(candidate: Version, champion: Version, metric: str) -> bool:
+    tag = measured_on_tag(metric)
+    measured_on = candidate.tags.get(tag)
+    return measured_on is not None and measured_on == champion.tags.get(tag)
 
 
 def _gate_value(version: Version, metric: str) -> float | None:

@@ -16,7 +16,6 @@ import aga
 from aga.bundle import bundle_sha256
 from aga.config import Config
 from aga.errors import CheckpointError, TrackingError
-from aga.tracking.spool import now
 from aga.tracking.store import (
     Client,
     TrackingConfig,
@@ -29,8 +28,6 @@ from aga.tracking.store import (
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 SHA256_TAG = "bundle_sha256"
-METRIC_TAG = "metric."
-MEASURED_ON_TAG = "measured_on"
 REGISTER = "run `python workflows/register.py`; DVC does it with `dvc repro -f -s register`"
 
 RUNTIME = (
@@ -185,48 +182,6 @@ def load_registered(
     return folder
 
 
-def set_metrics(
-    version: RegisteredVersion | int,
-    metrics: Mapping[str, float],
-    config: RegistryConfig,
-    tracking: TrackingConfig,
-    home: Path,
-    *,
-    measured_on: str,
-) -> None:
-    """Keep measured numbers with a version, as tags `metric.<name>`, and with its run.
-
-    Repeating it with the same numbers changes nothing. In the run the names begin with `test/`,
-    apart from those of the validation split.
-
-    Args:
-        version: The version, or its number.
-        metrics: Value by name.
-        config: The registered model.
-        tracking: The store.
-        home: Folder that the configuration's relative paths resolve against.
-        measured_on: Hash of the data that all of them were measured on. Numbers of other data are
-            not comparable.
-
-    Raises:
-        TrackingError: There is no such version, or the store is away or refuses.
-    """
-    from mlflow.entities import Metric
-
-    with tracking_errors("The metrics cannot be stored with the model.", tracking, home):
-        client = open_client(tracking, home)
-        found = find_version(client, config.model, version)
-        tags = {f"{METRIC_TAG}{name}": repr(float(value)) for name, value in metrics.items()}
-        new = set_tags(client, found, {**tags, MEASURED_ON_TAG: measured_on})
-        entries = [
-            Metric(f"test/{name}", value, now(), 0)
-            for name, value in metrics.items()
-            if f"{METRIC_TAG}{name}" in new
-        ]
-        if entries:
-            client.log_batch(found.run_id, metrics=entries)
-
-
 def find_version(client: Client, model: str, which: RegisteredVersion | int | str) -> Version:
     """A version as it was registered, by number, or by alias.
 
@@ -327,7 +282,7 @@ def _local_bundle(client: Client, uri: str, home: Path, version: Version) -> Pat
     from mlflow.models import Model
 
     stored = client.get_model_version_download_uri(version.name, version.version)
-    kept = home / "models" / "downloaded" / f"{version.name}-{version.version}"
+    kept = home / "models" / "downloaded" / version.tags[SHA256_TAG]
     if uri.startswith("sqlite:"):
         model = Path(download_artifacts(stored, tracking_uri=uri, registry_uri=uri))
     else:
@@ -336,6 +291,16 @@ def _local_bundle(client: Client, uri: str, home: Path, version: Version) -> Pat
             kept.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
                 options = {"tracking_uri": uri, "registry_uri": uri}
-                Path(download_artifacts(stored, dst_path=scratch, **options)).rename(kept)
+                loaded = Path(download_artifacts(stored, dst_path=scratch, **options))
+                _keep(loaded, kept)
     flavor = Model.load(str(model)).flavors["python_function"]
     return model / str(flavor["artifacts"]["bundle"]["path"])
+
+
+def _keep(loaded: Path, kept: Path) -> None:
+    """Move a download to its place, unless another process was quicker: the content is equal."""
+    try:
+        loaded.rename(kept)
+    except OSError:
+        if not kept.is_dir():
+            raise

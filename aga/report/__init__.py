@@ -24,8 +24,8 @@ class ReportPageConfig(Config):
 
     Attributes:
         pairs: Test pairs shown with their retrievals and heat maps.
-        show_images: Whether images and report texts may be on the page. False for patients' data:
-            then the page holds numbers only.
+        show_images: Whether images and report texts are on the page, if the source declares that
+            they may be shown. Otherwise the page holds numbers only.
     """
 
     pairs: int = Field(ge=0)

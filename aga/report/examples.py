@@ -1,7 +1,7 @@
 """Test pairs to look at: what each retrieves, and where its words look.
 
 Images and report texts leave `data/` here, so nothing of this module runs where
-`report.show_images` is false.
+`report.show_images` is false, and there is no example of a source that may not be shown.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Example:
 
 def examples(bundle: Bundle, studies: StudyDataset, cache: Path, count: int) -> list[Example]:
     """Examples of the test split: evenly spaced among pairs that say different things."""
-    if count == 0:
+    if count == 0 or not studies.info.may_be_shown:
         return []
     return list(_Gallery(bundle, studies, cache).examples(count))
 

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from aga.bundle import load_bundle
-from aga.data.studies import StudyDataset
+from aga.data.studies import DatasetInfo, StudyDataset
 from aga.errors import DataError
 from aga.evaluation import Metric, Metrics, read_metrics
 from aga.evaluation.metrics import format_number
@@ -153,6 +153,7 @@ def _context(inputs: ReportInputs, config: ReportPageConfig) -> dict[str, Any]:
         _read_json(inputs.metrics / f"{stage}.json") for stage in ("prepare", "pretrain")
     )
     dataset = StudyDataset.open(inputs.studies).info if inputs.studies.is_dir() else None
+    withheld = _withheld(dataset, config)
     exported = int(pretrained["best_epoch"]) if "best_epoch" in pretrained else None
     return {
         "title": f"Encoder report: {dataset.source}" if dataset else "Encoder report",
@@ -179,8 +180,8 @@ def _context(inputs: ReportInputs, config: ReportPageConfig) -> dict[str, Any]:
             if name.startswith("zero_shot/auroc/")
         },
         "mean_auroc": measured.get("zero_shot/mean_auroc"),
-        "examples": _examples(inputs, config),
-        "show_images": config.show_images,
+        "examples": [] if withheld else _examples(inputs, config.pairs),
+        "withheld": withheld,
         "provenance": _provenance(inputs, results),
     }
 
@@ -199,12 +200,18 @@ def _environment() -> Environment:
     return environment
 
 
-def _examples(inputs: ReportInputs, config: ReportPageConfig) -> list[Example]:
-    """Nothing is read, embedded or drawn where images may not be shown."""
-    if not config.show_images or not inputs.bundle.is_dir() or not inputs.studies.is_dir():
+def _withheld(dataset: DatasetInfo | None, config: ReportPageConfig) -> str | None:
+    """What forbids images and report texts: `setting`, or `source`; None if they may be shown."""
+    if not config.show_images:
+        return "setting"
+    return "source" if dataset is not None and not dataset.may_be_shown else None
+
+
+def _examples(inputs: ReportInputs, count: int) -> list[Example]:
+    if not inputs.bundle.is_dir() or not inputs.studies.is_dir():
         return []
     bundle, studies = load_bundle(inputs.bundle), StudyDataset.open(inputs.studies)
-    return examples(bundle, studies, inputs.cache, config.pairs)
+    return examples(bundle, studies, inputs.cache, count)
 
 
 def _charts(

@@ -20,10 +20,11 @@ from aga.tracking.runs import (
     Tracker,
     attach_artifact,
     close_children,
+    is_delivered,
     replay,
     start_run,
 )
-from aga.tracking.store import TrackingConfig, mlflow_ui_command, prepare_store
+from aga.tracking.store import TrackingConfig, mlflow_ui_command
 
 __all__ = [
     "Status",
@@ -31,8 +32,8 @@ __all__ = [
     "TrackingConfig",
     "attach_artifact",
     "close_children",
+    "is_delivered",
     "mlflow_ui_command",
-    "prepare_store",
     "provenance",
     "replay",
     "start_run",

@@ -8,7 +8,6 @@ tag.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from aga.errors import TrackingError
 from aga.tracking.spool import Record, Sent, read_records
 from aga.tracking.store import Client, TrackingConfig, experiment_id, open_client
 
-log = logging.getLogger(__name__)
-
 BATCH = 1000
 """Metrics in one request, which is what MLflow allows."""
 PARAM_BATCH = 100
 SPOOL_TAG = "aga.spool"
+PARENT_TAG = "mlflow.parentRunId"
 
 REFUSALS = frozenset(
     {
@@ -87,8 +85,6 @@ class Delivery:
             raise TrackingError("The spool does not begin with a start.", where=self._spool)
         if kind == "metrics":
             self._metrics(run_id, records)
-        elif kind == "artifact":
-            self._artifact(run_id, records[0])
         else:
             self._client.set_terminated(run_id, records[0]["status"], records[0]["time"])
         return run_id
@@ -116,6 +112,8 @@ class Delivery:
             named = self._find(experiment, record["id"])
         if named is not None:
             self._client.update_run(named, status="RUNNING")
+            if record["parent"]:  # a run that goes on belongs to whoever goes on with it
+                self._client.set_tag(named, PARENT_TAG, record["parent"])
             return str(named)
         return self._create(experiment, record)
 
@@ -129,7 +127,7 @@ class Delivery:
 
         tags = {**record["tags"], SPOOL_TAG: record["id"]}
         if record["parent"]:
-            tags["mlflow.parentRunId"] = record["parent"]
+            tags[PARENT_TAG] = record["parent"]
         if commit := tags.get("git_commit"):
             tags["mlflow.source.git.commit"] = commit  # which the web page shows
         run = self._client.create_run(experiment, record["time"], tags, record["name"])
@@ -149,12 +147,6 @@ class Delivery:
         ]
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + BATCH])
-
-    def _artifact(self, run_id: str, record: Record) -> None:
-        if not Path(record["path"]).exists():
-            log.warning("an artifact is gone before it could be sent to MLflow")
-            return
-        send_artifact(self._client, run_id, Path(record["path"]), record["folder"])
 
 
 def send_artifact(client: Client, run_id: str, path: Path, folder: str) -> None:

@@ -16,8 +16,9 @@ def provenance(home: Path) -> dict[str, str]:
 
     Returns:
         Those that are known of: `git_commit`, `git_dirty` (`true` where files differ from the
-        commit), `params_sha256`, `dvc_lock_sha256` (of the files), `data_sha256`,
-        `tokens_sha256` (as the datasets state them).
+        commit, `dvc.lock` apart, which a run of the line writes itself), `params_sha256`,
+        `dvc_lock_sha256` (of the files), `data_sha256`, `tokens_sha256` (as the datasets state
+        them).
     """
     tags = _git(home)
     for name, file in {"params_sha256": "params.yaml", "dvc_lock_sha256": "dvc.lock"}.items():
@@ -35,7 +36,7 @@ def provenance(home: Path) -> dict[str, str]:
 
 def _git(home: Path) -> dict[str, str]:
     commit = _git_output(home, "rev-parse", "HEAD")
-    status = _git_output(home, "status", "--porcelain")
+    status = _git_output(home, "status", "--porcelain", "--", ".", ":!dvc.lock")
     if commit is None or status is None:
         return {}
     return {"git_commit": commit, "git_dirty": str(bool(status)).lower()}

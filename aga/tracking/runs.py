@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from aga.errors import TrackingError
-from aga.tracking.delivery import Delivery, flattened, send_artifact
-from aga.tracking.spool import SpoolWriter, now
+from aga.tracking.delivery import PARENT_TAG, Delivery, flattened, send_artifact
+from aga.tracking.spool import Sent, SpoolWriter, now
 from aga.tracking.store import (
     TrackingConfig,
     bound_requests,
@@ -52,7 +52,7 @@ def start_run(
         spool: Local file that everything is written to first. Where it exists, this is the same
             run: the MLflow run is continued, and no step is logged twice.
         run_id: MLflow run to continue where the spool is not there, on another machine.
-        parent: MLflow run that this one is a part of.
+        parent: MLflow run that this one is a part of; a run that is continued moves to it.
         params: Settings; nested ones get dotted keys. Logged when the MLflow run is created.
         tags: Tags, as of `provenance`. Likewise.
 
@@ -106,14 +106,6 @@ class Tracker:
         """Log numbers at a step. A step not beyond a metric's last one is a repetition: ignored."""
         self._spool(lambda: self._writer.append_metrics(values, step))
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Log a file, or a folder's content, below `folder` of the artifacts.
-
-        It is read when it is sent: leave it where it is. No reports, no patients' images.
-        """
-        record = {"kind": "artifact", "path": str(path.resolve()), "folder": folder}
-        self._spool(lambda: self._writer.append(record))
-
     def finish(self, status: Status = "FINISHED", timeout: float = 60.0) -> bool:
         """End the run, and wait at most `timeout` seconds for what has not been sent.
 
@@ -127,7 +119,10 @@ class Tracker:
         complete = self._sender.stop(timeout) and self._spooling
         self._spooling = False
         if not complete:
-            log.warning("MLflow has not received all of this run; replay the spool later")
+            log.warning(
+                "MLflow has not received all of this run. Nothing is lost: repeat the command when "
+                "the store is back, and the rest is sent"
+            )
         return complete
 
     def __enter__(self) -> Self:
@@ -193,6 +188,11 @@ class _Sender(threading.Thread):
                 self._stopping.wait(wait)
 
 
+def is_delivered(spool: Path) -> bool:
+    """Whether MLflow has received every event of a spool, as the note beside it tells."""
+    return not spool.exists() or Sent.load(spool).offset >= spool.stat().st_size
+
+
 def replay(spool: Path, config: TrackingConfig, home: Path) -> str:
     """Send what MLflow has not received of a run that has ended; nothing is sent twice.
 
@@ -238,7 +238,7 @@ def close_children(config: TrackingConfig, home: Path, parent: str, status: Stat
         experiment = client.get_run(parent).info.experiment_id
         children = client.search_runs(
             [experiment],
-            f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'",
+            f"tags.`{PARENT_TAG}` = '{parent}' and attributes.status = 'RUNNING'",
             max_results=50_000,
         )
         for child in children:

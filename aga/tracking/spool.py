@@ -5,7 +5,6 @@ A spool is a file of JSON lines beside the run, `metrics.jsonl`:
     {"kind": "start", "id": ..., "time": ..., "name": ..., "run_id": ..., "parent": ...,
      "params": {...}, "tags": {...}}                      one per start; the same `id` in each
     {"kind": "metrics", "time": ..., "step": ..., "values": {...}}
-    {"kind": "artifact", "path": ..., "folder": ...}
     {"kind": "status", "time": ..., "status": "FINISHED"}
 
 Times are milliseconds since 1970. `metrics.jsonl.sent` holds the MLflow run and the number of

@@ -34,7 +34,7 @@ class TrackingConfig(Config):
 
     uri: str
     artifacts: str = Field(min_length=1)
-    experiment: str = Field(min_length=1)
+    experiment: str = Field(pattern=r"^[\w. -]+$")
 
     @field_validator("uri")
     @classmethod
@@ -92,21 +92,6 @@ def open_client(config: TrackingConfig, home: Path) -> Client:
             # second process: "duplicate column name".
             client.search_experiments(max_results=1)
         return client
-
-
-def prepare_store(config: TrackingConfig, home: Path) -> str:
-    """Create the store and the experiment where they do not exist yet.
-
-    Safe against other processes that do the same. Call it once before workers start.
-
-    Returns:
-        The experiment's id.
-
-    Raises:
-        TrackingError: The store cannot be reached or used, or the experiment has been deleted.
-    """
-    with tracking_errors("The tracking store cannot be used.", config, home):
-        return experiment_id(open_client(config, home), config, home)
 
 
 def experiment_id(client: Client, config: TrackingConfig, home: Path) -> str:

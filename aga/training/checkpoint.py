@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aga.config import Config
+from aga.encoders.weights import on_cpu
 from aga.errors import CheckpointError
 
 Row: TypeAlias = Mapping[str, float | int]
@@ -79,8 +80,8 @@ def save_checkpoint(folder: Path, state: TrainingState) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unfinished-"))
     try:
-        save_file(_on_cpu(state.tensors), scratch / TRAINING)
-        save_file(_on_cpu(state.best), scratch / BEST)
+        save_file(on_cpu(state.tensors), scratch / TRAINING)
+        save_file(on_cpu(state.best), scratch / BEST)
         values = {"step": state.step, "history": state.history, "sums": state.sums}
         (scratch / STATE).write_text(json.dumps(values, indent=1), encoding="utf-8")
         hashes = {name: _sha256(scratch / name) for name in CONTENT}
@@ -221,10 +222,6 @@ def _manifest(hashes: Mapping[str, str]) -> str:
     """The manifest's text; it vouches for itself as well."""
     own = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
     return json.dumps({"files": hashes, "sha256": own}, indent=1)
-
-
-def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _sha256(path: Path) -> str:

@@ -24,7 +24,7 @@ from pydantic import Field
 import aga
 from aga.collectives import rank, world_size
 from aga.config import Config
-from aga.errors import AgaError, CheckpointError
+from aga.errors import AgaError, CheckpointError, DataError, ParamsError
 from aga.tracking import Status, TrackingConfig
 from aga.training.checkpoint import Row, TrainingState
 from aga.training.export import export_bundle
@@ -43,6 +43,10 @@ SWITCHES = {
     "TOKENIZERS_PARALLELISM": "false",
     # A dead worker is noticed after this many seconds, and a report waits as long.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+# Errors that starting the workers again would only repeat; others, as of a storage, may pass.
+LASTING: Mapping[str, type[AgaError]] = {
+    kind.__name__: kind for kind in (DivergenceError, ParamsError, DataError)
 }
 
 
@@ -95,7 +99,8 @@ def pretrain(
 ) -> PretrainResult:
     """Train with Ray, and export the best epoch to `models/encoder`.
 
-    Repeating the call resumes a run that was cut off; one that has finished is only exported again.
+    Repeating the call resumes a run that was cut off; one that has finished is only exported again,
+    and MLflow gets what it has not received of it.
 
     Args:
         recipe: Settings of the run.
@@ -127,6 +132,7 @@ def pretrain(
             )
     else:
         logger.info("the run has finished before; exporting it again")
+        job.deliver()
     out = job.home / BUNDLE
     names = {"run": job.name}
     sha256 = export_bundle(out, recipe=recipe, data=data, home=home, state=state, names=names)
@@ -182,6 +188,7 @@ def launch(job: Job, cluster: ClusterConfig, callbacks: Sequence[Any] = ()) -> N
 
     Raises:
         DivergenceError: The loss is no longer a number.
+        ParamsError, DataError: As `build_context`, in a worker.
         TrainingFailedError: The workers failed for good; their MLflow run is marked FAILED.
     """
     from ray import train
@@ -217,17 +224,18 @@ def launch(job: Job, cluster: ClusterConfig, callbacks: Sequence[Any] = ()) -> N
                 fix="see the log above; repeating the command resumes from the last checkpoint",
             ) from error
     if result.return_value:
-        raise DivergenceError(result.return_value)
+        name, message = result.return_value
+        raise LASTING[name](message)
 
 
-def work(config: Mapping[str, str]) -> str | None:
+def work(config: Mapping[str, str]) -> tuple[str, str] | None:
     """A worker's whole life; runs in each of them at once.
 
     Args:
         config: `job`, as JSON.
 
     Returns:
-        None after a good end; otherwise an error that starting again would only repeat.
+        None after a good end; otherwise class name and text of an error of `LASTING`.
     """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
@@ -235,12 +243,12 @@ def work(config: Mapping[str, str]) -> str | None:
     job = Job.model_validate_json(config["job"])
     try:
         _train(job)
-    except AgaError as error:
+    except tuple(LASTING.values()) as error:
         # The loss diverges in every worker at once. Other errors may be one worker's alone: then
         # the rest wait for it, until raising it here makes Ray stop them all.
         if world_size() > 1 and not isinstance(error, DivergenceError):
             raise
-        return str(error)
+        return type(error).__name__, str(error)
     return None
 
 

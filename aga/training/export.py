@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,12 +81,6 @@ def summary(history: Sequence[Row], select: SelectConfig) -> Row:
         **{name: value for name, value in best.items() if name.startswith(kept)},
         **{f"final/{name}": value for name, value in last.items() if name.startswith("loss/")},
     }
-
-
-def write_metrics(path: Path, metrics: Row) -> None:
-    """Write metrics as a JSON file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def write_curves(path: Path, history: Sequence[Row]) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Self
 
 from aga.config import Config
-from aga.tracking import Tracker, TrackingConfig, provenance, start_run
+from aga.errors import TrackingError
+from aga.tracking import Tracker, TrackingConfig, is_delivered, provenance, replay, start_run
 from aga.training.checkpoint import Row, TrainingState, load_checkpoint, newest_good, only_writer
 from aga.training.loop import finished
 from aga.training.preflight import check_batches, check_storage
 from aga.training.run import Recipe, RunData, build_network
+
+logger = logging.getLogger(__name__)
 
 
 class Job(Config):
@@ -36,8 +40,9 @@ class Job(Config):
 
         Raises:
             DataError: The data are missing, damaged, or do not belong together.
+            CheckpointError: Pretrained files are missing.
         """
-        name = f"{tracking.experiment}-{recipe.identity(RunData.open(home))}"
+        name = f"{tracking.experiment}-{recipe.identity(RunData.open(home), home)}"
         folder = (home / storage).resolve() / name
         return cls(recipe=recipe, tracking=tracking, home=home.resolve(), folder=folder)
 
@@ -62,6 +67,10 @@ class Job(Config):
             params=self.recipe.model_dump(mode="json"),
             tags=provenance(self.home),
         )
+
+    def deliver(self) -> None:
+        """Send what MLflow has not received of a run that has ended; see `deliver`."""
+        deliver(self.spool, self.tracking, self.home)
 
     def final_state(self) -> TrainingState | None:
         """The last state of the run where it has finished; None where not, or where it never began.
@@ -92,3 +101,15 @@ class Job(Config):
         check_storage(self.folder, parameters, self.recipe.checkpoint)
         with only_writer(self.folder):
             pass  # nobody else is; the first worker takes it from here
+
+
+def deliver(spool: Path, tracking: TrackingConfig, home: Path) -> None:
+    """Send what MLflow has not received of a spool; one that is away again is only warned of."""
+    if is_delivered(spool):
+        return
+    try:
+        replay(spool, tracking, home)
+    except TrackingError as error:
+        logger.warning("MLflow still lacks a part of the run; repeat the command later. %s", error)
+    else:
+        logger.info("MLflow has received what it had not of the run")

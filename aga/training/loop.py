@@ -155,6 +155,7 @@ def train(context: TrainingContext, start: TrainingState | None = None) -> Itera
             inside_epoch = learner.step % context.steps_per_epoch
             if inside_epoch and learner.step % context.checkpoint_every == 0:
                 yield CheckpointEvent(learner.state())
+        _share_buffers(context.network)
         with autocast(config.precision, context.device):
             measured = validate(
                 context.network.model,
@@ -277,6 +278,13 @@ def step_metrics(losses: LossTerms, gradient_norm: Tensor) -> dict[str, float]:
         dist.all_reduce(values)
         values /= world_size()
     return dict(zip(named, values.tolist(), strict=True))
+
+
+def _share_buffers(network: nn.Module) -> None:
+    """Give every worker the first one's running statistics: its model is the one that is saved."""
+    if world_size() > 1:
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def _training_batches(context: TrainingContext, step: int) -> Iterator[PairBatch]:

@@ -29,6 +29,7 @@ from aga.data.studies import StudyDataset
 from aga.data.tokens import TokenDataset
 from aga.encoders.image import ImageEncoderConfig
 from aga.encoders.text import TextEncoderConfig
+from aga.errors import CheckpointError
 from aga.model import AlignmentModel, ModelConfig
 from aga.objectives import ObjectiveConfig, build_objective, collapse_warnings
 from aga.training.checkpoint import (
@@ -76,14 +77,21 @@ class Recipe(Config):
     training: TrainingConfig
     checkpoint: CheckpointConfig
 
-    def identity(self, data: RunData) -> str:
-        """Ten hex digits that differ where the settings, the data or the code of training differ.
+    def identity(self, data: RunData, home: Path) -> str:
+        """Ten hex digits that differ where settings, data, code or pretrained weights differ.
 
         What changes no weight is left out, so that it may change between two starts of one run.
+        Pretrained files count by their content, not by their place.
+
+        Raises:
+            CheckpointError: Pretrained files are not there.
         """
         settings = self.model_dump(mode="json", exclude={"checkpoint"})
         for idle in ("loader_workers", "heartbeat_seconds"):
             del settings["training"][idle]
+        for part, key in (("image_encoder", "weights"), ("text_encoder", "path")):
+            if (place := settings[part][key]) is not None:
+                settings[part][key] = _content_sha256(home / place, f"{part}.{key}")
         values = [settings, data.studies.info.sha256, data.tokens.record.sha256, code_sha256()]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -99,6 +107,21 @@ def code_sha256() -> str:
         place = library / part
         for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             digest.update(f"{file.relative_to(library)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _content_sha256(place: Path, setting: str) -> str:
+    """Hash of a file, or of all files of a folder and their names."""
+    files = sorted(path for path in place.rglob("*") if path.is_file()) or [place]
+    digest = hashlib.sha256()
+    for path in files:
+        if not path.is_file():
+            raise CheckpointError(
+                "Pretrained weights are missing", where=path, fix=f"correct {setting}"
+            )
+        with path.open("rb") as file:
+            own = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(place)}\0{own}\0".encode())
     return digest.hexdigest()
 
 
@@ -233,6 +256,7 @@ def follow(
         if state and leader:
             logger.info("resuming at step %d of %d", state.step, context.total_steps)
         heartbeat = _Heartbeat(context.config.heartbeat_seconds, context.total_steps)
+        known_collapses: set[str] = set()
         for event in train(context, state):
             match event:
                 case StepEvent() if leader and heartbeat.due():
@@ -241,6 +265,7 @@ def follow(
                 case EpochEvent(row):
                     if leader:
                         _announce_epoch(event, context.config)
+                        _warn_of_collapses(row, known_collapses)
                         listener.log_metrics(row, int(row["step"]))
                     listener.end_epoch(row)
                 case CheckpointEvent(state):
@@ -302,7 +327,13 @@ def _announce_epoch(event: EpochEvent, config: TrainingConfig) -> None:
         row[MEAN_RECALL],
         "  best so far" if event.improved else "",
     )
+
+
+def _warn_of_collapses(row: Row, known: set[str]) -> None:
+    """Tell of each collapse when it is first seen; `known` holds those that were told."""
     prefix = "diagnostics/"
     watched = {n.removeprefix(prefix): v for n, v in row.items() if n.startswith(prefix)}
-    for warning in collapse_warnings(watched):
-        logger.warning("epoch %d: %s", row["epoch"], warning)
+    for name, warning in collapse_warnings(watched).items():
+        if name not in known:
+            logger.warning("epoch %d: %s", row["epoch"], warning)
+            known.add(name)

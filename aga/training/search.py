@@ -2,28 +2,34 @@
 
 A trial is a function of its settings: its run is named by them, so a search that is cut off and
 repeated finds its finished trials done and goes on with the others from their checkpoints. Nothing
-of Ray Tune's own state is needed for that.
+of Ray Tune's own state is needed for that. The search is likewise one run of MLflow, which
+repeating it continues; when it ends without a failed trial its table is kept, and a repetition only
+shows it.
 
 Ray is optional and imported inside functions, so that the library works where it is not installed.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from aga.config import Config
-from aga.errors import AgaError
-from aga.tracking import TrackingConfig, close_children, provenance, start_run
+from aga.errors import AgaError, ParamsError, TrackingError
+from aga.tracking import Tracker, TrackingConfig, close_children, provenance, start_run
+from aga.training.checkpoint import only_writer
 from aga.training.distributed import ClusterConfig, launch, ray_session
-from aga.training.job import Job
+from aga.training.job import Job, deliver
 from aga.training.validation import Metric
 
 logger = logging.getLogger(__name__)
@@ -34,6 +40,7 @@ MakeJob: TypeAlias = Callable[[Settings], Job]
 # A trial's driver only waits for its workers. It asks for a little memory and no CPU: with a CPU
 # each, the drivers could hold all of them and wait for ever for workers that find none.
 DRIVER_BYTES = 256 * 2**20
+TABLE = "trials.json"
 
 
 class RangeConfig(Config):
@@ -71,6 +78,14 @@ class TuneConfig(Config):
     mode: Literal["min", "max"]
     space: Annotated[dict[str, RangeConfig], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if self.grace_epochs > self.epochs:
+            raise ValueError(
+                f"grace_epochs {self.grace_epochs} must not exceed epochs {self.epochs}"
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -80,7 +95,7 @@ class Trial:
         settings: Dotted key to value.
         epochs: Epochs trained.
         best: Best value of the metric; NaN where no epoch was finished.
-        error: Why the trial failed; None where it did not.
+        error: Why the trial failed; None where it did not. Then `best` is worth nothing.
     """
 
     settings: Settings
@@ -88,13 +103,17 @@ class Trial:
     best: float
     error: str | None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it has no result to compare."""
+        return self.error is not None or math.isnan(self.best)
+
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All trials, the best first, and the MLflow run that holds theirs."""
+    """All trials, the best first and those that failed last."""
 
     trials: Sequence[Trial]
-    run_id: str | None
 
     @property
     def winner(self) -> Trial:
@@ -103,7 +122,7 @@ class SearchResult:
         Raises:
             AgaError: Every trial failed.
         """
-        if math.isnan(self.trials[0].best):
+        if self.trials[0].failed:
             raise AgaError(
                 "Every trial failed", got=self.trials[0].error, fix="see the log of the first one"
             )
@@ -132,27 +151,40 @@ def search(
         home: Folder that relative paths start from.
 
     Raises:
-        ParamsError: A trial's workers do not fit on the cluster.
+        ParamsError: There are no trials, or a trial's workers do not fit on the cluster.
+        DataError: The data are missing or damaged.
+        CheckpointError: Another process is at the same search.
     """
-    storage = (home / cluster.storage).resolve() / "searches"
-    name = f"{tracking.experiment}-search-{seed}-{trials}"
-    parent = start_run(
-        tracking,
-        home,
-        name,
-        spool=_fresh_spool(storage, name),
-        params=config.model_dump(mode="json") | {"trials": trials, "seed": seed},
-        tags=provenance(home),
-    )
-    with parent:
-        with ray_session(cluster):
-            ranked = _run_trials(config, make_job, trials, seed, cluster, parent.run_id, storage)
-        if parent.run_id:
-            # Trials that were stopped early did not come to say so.
-            close_children(tracking, home, parent.run_id, "KILLED")
-        if not math.isnan(ranked[0].best):
-            parent.log_metrics({f"best/{config.metric}": ranked[0].best}, step=0)
-    return SearchResult(ranked, parent.run_id)
+    if trials < 1:
+        raise ParamsError("A search needs trials", where="trials", got=trials, expected="1 or more")
+    settings = config.model_dump(mode="json", exclude={"max_concurrent"})
+    settings |= {"trials": trials, "seed": seed}
+    # A trial's name stands for all that the trials share: other settings, data and code.
+    sample = make_job({key: limits.low for key, limits in config.space.items()})
+    folder = sample.folder.parent / "searches" / _name(tracking.experiment, settings, sample.name)
+    spool = folder / "metrics.jsonl"
+    with only_writer(folder):
+        if (folder / TABLE).is_file():
+            logger.info("the search has finished before; showing its table again")
+            ranked = _read_table(folder / TABLE)
+            deliver(spool, tracking, home)
+            for trial in ranked:
+                make_job(trial.settings).deliver()
+            return SearchResult(ranked)
+        with (
+            start_run(
+                tracking, home, folder.name, spool=spool, params=settings, tags=provenance(home)
+            ) as parent,
+            _closed_children(parent, tracking, home),
+        ):
+            with ray_session(cluster):
+                ranked = _run_trials(config, make_job, trials, seed, cluster, parent.run_id, folder)
+            if not ranked[0].failed:
+                best = {f"best/{config.metric}": ranked[0].best}
+                parent.log_metrics(best, step=sum(trial.epochs for trial in ranked))
+        if not any(trial.failed for trial in ranked):
+            _write_table(folder / TABLE, ranked)
+    return SearchResult(ranked)
 
 
 def format_trials(result: SearchResult, metric: str) -> str:
@@ -175,7 +207,7 @@ def _run_trials(
     seed: int,
     cluster: ClusterConfig,
     parent: str | None,
-    storage: Path,
+    folder: Path,
 ) -> list[Trial]:
     # Tune's own progress page would stand in the middle of the table that a script prints.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -198,11 +230,11 @@ def _run_trials(
             search_alg=BasicVariantGenerator(random_state=seed),
             scheduler=ASHAScheduler(max_t=config.epochs, grace_period=config.grace_epochs),
         ),
-        run_config=tune.RunConfig(storage_path=str(storage), name="tune", verbose=0),
+        run_config=tune.RunConfig(storage_path=str(folder), name="tune", verbose=0),
     )
     results = tuner.fit()
     ranked = [_trial(results[index], config) for index in range(len(results))]
-    return sorted(ranked, key=lambda trial: _rank(trial, config.mode))
+    return sorted(ranked, key=lambda trial: rank(trial, config.mode))
 
 
 def _run_trial(job: Job, cluster: ClusterConfig, metric: str) -> None:
@@ -210,9 +242,13 @@ def _run_trial(job: Job, cluster: ClusterConfig, metric: str) -> None:
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    finished = job.final_state() is not None
+    if finished:
+        # It may be another search's, or its last words did not reach MLflow.
+        job.track().finish("FINISHED")
     for row in job.history():
         tune.report({metric: row[metric]})
-    if job.final_state() is None:
+    if not finished:
         launch(job, cluster, callbacks=[TuneReportCallback()])
 
 
@@ -224,9 +260,9 @@ def _trial(result: Any, config: TuneConfig) -> Trial:
     return Trial(settings=result.config, epochs=len(values), best=best, error=error)
 
 
-def _rank(trial: Trial, mode: str) -> tuple[bool, float]:
-    """A key to sort by: the best first, those without a value last."""
-    return math.isnan(trial.best), trial.best if mode == "min" else -trial.best
+def rank(trial: Trial, mode: str) -> tuple[bool, float]:
+    """A key to sort by: the best first, those that failed last."""
+    return trial.failed, trial.best if mode == "min" else -trial.best
 
 
 def _distribution(limits: RangeConfig) -> Any:
@@ -244,7 +280,30 @@ def _places(cluster: ClusterConfig) -> int:
     return max(1, min(int(have.get(k, 0) // (v * cluster.workers)) for k, v in each.items()))
 
 
-def _fresh_spool(storage: Path, name: str) -> Path:
-    """Each search is a run of its own in MLflow, also when it repeats one."""
-    number = 1 + len(list(storage.glob(f"{name}-*.jsonl")))
-    return storage / f"{name}-{number}.jsonl"
+def _name(experiment: str, settings: Mapping[str, Any], sample: str) -> str:
+    """Equal for equal searches over equal data."""
+    text = json.dumps([settings, sample], sort_keys=True)
+    return f"{experiment}-search-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+@contextmanager
+def _closed_children(parent: Tracker, tracking: TrackingConfig, home: Path) -> Iterator[None]:
+    """However the search ends: trials that were stopped early did not come to say so."""
+    try:
+        yield
+    finally:
+        if parent.run_id:
+            try:
+                close_children(tracking, home, parent.run_id, "KILLED")
+            except TrackingError as error:
+                logger.warning("runs of trials may stay marked as running: %s", error)
+
+
+def _write_table(path: Path, trials: Sequence[Trial]) -> None:
+    scratch = path.with_suffix(".new")
+    scratch.write_text(json.dumps([asdict(trial) for trial in trials], indent=1), encoding="utf-8")
+    scratch.replace(path)
+
+
+def _read_table(path: Path) -> list[Trial]:
+    return [Trial(**values) for values in json.loads(path.read_text(encoding="utf-8"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -47,8 +48,8 @@ def validate(
         device: Where the model is.
 
     Returns:
-        `loss/validation`, `loss/validation/<term>`, and recall at 10 of both directions and their
-        mean.
+        `loss/validation`, `loss/validation/<term>`, the objective's dependence on the image as
+        `diagnostics/<term>/image_dependence`, and recall at 10 of both directions and their mean.
 
     Raises:
         DataError: The split has fewer pairs than there are workers.
@@ -67,7 +68,7 @@ def validate(
         places = torch.from_numpy(np.searchsorted(dataset.rows, rows)).to(device)
         images[places], texts[places] = pairs.image.float(), pairs.text.float()
         if batch_number < len(dataset) // size:
-            losses.append(_named(objective(pairs)))
+            losses.append(_named(objective(pairs), objective.image_dependence(pairs)))
     # Each worker filled its own rows of zeros: a sum puts them together, exactly.
     if world_size() > 1:
         dist.all_reduce(images)
@@ -93,8 +94,12 @@ def shared_batch_size(pairs: int, batch_size: int) -> int:
     )
 
 
-def _named(losses: LossTerms) -> dict[str, Tensor]:
-    return {LOSS: losses.total} | {f"{LOSS}/{name}": term for name, term in losses.terms.items()}
+def _named(losses: LossTerms, dependence: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        LOSS: losses.total,
+        **{f"{LOSS}/{name}": term for name, term in losses.terms.items()},
+        **{f"diagnostics/{name}": value for name, value in dependence.items()},
+    }
 
 
 def _means(losses: list[dict[str, Tensor]]) -> dict[str, float]:

@@ -60,7 +60,7 @@ def test_likeness_is_the_mean_cosine() -> None:
 
 
 def test_a_healthy_batch_warns_of_nothing() -> None:
-    assert collapse_warnings(_diagnostics(embeddings([6, 5, 4] * 4))) == []
+    assert collapse_warnings(_diagnostics(embeddings([6, 5, 4] * 4))) == {}
 
 
 HEALTHY = embeddings([6, 5, 4] * 4)
@@ -87,13 +87,13 @@ COLLAPSES = {
 def test_each_collapse_is_named(sentence: str) -> None:
     pairs, change = COLLAPSES[sentence]
     warnings = collapse_warnings(_diagnostics(pairs, **change))
-    assert any(sentence in warning for warning in warnings), warnings
+    assert any(sentence in warning for warning in warnings.values()), warnings
 
 
 def test_one_pair_has_no_spread_and_no_warning_of_it() -> None:
     found = _diagnostics(embeddings([6]))
     assert "embedding/image_std" not in found
-    assert not any("embedding" in warning for warning in collapse_warnings(found))
+    assert not any("embedding" in name for name in collapse_warnings(found))
 
 
 def test_a_batch_without_words_has_finite_diagnostics() -> None:
@@ -116,4 +116,4 @@ def test_terms_that_ignore_the_image_are_named() -> None:
     """The same image for all reports: an exchange changes nothing."""
     same = replace(HEALTHY, patches=HEALTHY.patches[:1].expand(12, -1, -1))
     found = objective(settings(), width=6).image_dependence(same)
-    assert [w.split(" ")[0] for w in collapse_warnings(found)] == ["IGA", "BCGA"]
+    assert [w.split(" ")[0] for w in collapse_warnings(found).values()] == ["IGA", "BCGA"]

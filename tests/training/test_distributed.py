@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -13,11 +14,12 @@ from pydantic import ValidationError
 from small_runs import make_home, small_params, small_recipe
 
 from aga.errors import CheckpointError, DataError, ParamsError
-from aga.tracking import TrackingConfig
+from aga.tracking import TrackingConfig, start_run
 from aga.training.checkpoint import only_writer
-from aga.training.distributed import ClusterConfig, pretrain
+from aga.training.distributed import ClusterConfig, launch, pretrain, ray_session
 from aga.training.job import Job
 from aga.training.loop import DivergenceError
+from aga.training.run import run_local
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,44 @@ def test_divergence_ends_the_run_without_trying_again(home: Path) -> None:
     assert "optimizer.learning_rate" in str(caught.value)
     with sqlite3.connect(home / "mlflow.db") as store:
         assert store.execute("select status from runs").fetchall() == [("FAILED",)]
+
+
+@pytest.mark.slow
+def test_an_error_that_trying_again_would_repeat_keeps_its_class(
+    home: Path, tmp_path: Path
+) -> None:
+    values = small_params()
+    tracking = TrackingConfig.model_validate(values["tracking"])
+    cluster = ClusterConfig.model_validate(values["cluster"])
+    job = Job.of(small_recipe(), tracking, home, str(tmp_path / "runs"))
+    lost = job.model_copy(update={"home": tmp_path})
+    with ray_session(cluster), pytest.raises(DataError, match="no prepared studies"):
+        launch(lost, cluster)
+
+
+def test_a_finished_run_that_mlflow_has_not_received_is_sent_by_repeating_it(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="aga")
+    values = small_params({"training": {"epochs": 1}})
+    recipe = small_recipe({"training": {"epochs": 1}})
+    cluster = ClusterConfig.model_validate(values["cluster"])
+    store = {"uri": "sqlite:///late.db", "experiment": "late"}
+    tracking = TrackingConfig.model_validate(values["tracking"] | store)
+    job = Job.of(recipe, tracking, home, cluster.storage)
+    run_local(recipe, home, folder=job.folder)
+    away = tracking.model_copy(update={"uri": f"sqlite:///{tmp_path / 'no/folder/x.db'}"})
+    (tmp_path / "no").touch()  # no folder can be made there
+    with start_run(away, home, job.name, spool=job.spool) as tracker:
+        tracker.log_metrics({"loss/train": 1.0}, step=3)
+    assert "repeat the command" in caplog.text
+
+    caplog.clear()
+    pretrain(recipe, cluster, tracking, home)
+    with sqlite3.connect(home / "late.db") as database:
+        assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
+        assert database.execute("select key, step from metrics").fetchall() == [("loss/train", 3)]
+    assert "has received" in caplog.text
+    caplog.clear()
+    pretrain(recipe, cluster, tracking, home)
+    assert "has received" not in caplog.text

@@ -26,9 +26,10 @@ from small_runs import (
 from aga.bundle import load_bundle
 from aga.errors import CheckpointError, DataError
 from aga.training.checkpoint import TrainingState, checkpoints, load_checkpoint, only_writer
-from aga.training.export import export_bundle, summary, write_curves, write_metrics
+from aga.training.export import export_bundle, summary, write_curves
 from aga.training.loop import best_epoch
-from aga.training.run import Listener, RunData, build_context, follow, run_local
+from aga.training.run import Listener, Recipe, RunData, build_context, follow, run_local
+from aga.training.validation import validate
 
 
 @pytest.fixture(scope="module")
@@ -92,22 +93,48 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
 
 def test_identity_follows_settings_and_data(home: Path, tmp_path: Path) -> None:
     data = RunData.open(home)
-    identity = small_recipe().identity(data)
-    assert identity == small_recipe().identity(RunData.open(home))
+    identity = small_recipe().identity(data, home)
+    assert identity == small_recipe().identity(RunData.open(home), home)
     for change in (
         {"seed": 5},
         {"training": {"epochs": 4}},
         {"optimizer": {"learning_rate": 2e-3}},
         {"objective": {"aga": {"gate": {"init": 0.4}}}},
     ):
-        assert small_recipe(change).identity(data) != identity, change
+        assert small_recipe(change).identity(data, home) != identity, change
     for idle in (
         {"training": {"loader_workers": 3, "heartbeat_seconds": 1.5}},
         {"checkpoint": {"every_steps": 9}},
     ):
-        assert small_recipe(idle).identity(data) == identity, idle
+        assert small_recipe(idle).identity(data, home) == identity, idle
     other = RunData.open(make_home(tmp_path / "other", rows=50))
-    assert small_recipe().identity(other) != identity
+    assert small_recipe().identity(other, home) != identity
+
+
+@pytest.mark.parametrize("part", ["image_encoder", "text_encoder"])
+def test_identity_follows_the_content_of_pretrained_files(
+    home: Path, tmp_path: Path, part: str
+) -> None:
+    key = {"image_encoder": "weights", "text_encoder": "path"}[part]
+    data, places = RunData.open(home), [tmp_path / "one", tmp_path / "two"]
+    files = [place / "model.safetensors" for place in places]
+
+    def identity(number: int) -> str:
+        value = files[number] if key == "weights" else places[number]
+        return small_recipe({part: {key: str(value)}}).identity(data, home)
+
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(b"weights")
+    first = identity(0)
+    assert first != small_recipe().identity(data, home)
+    assert identity(1) == first, "the place is no part of a run"
+    files[0].write_bytes(b"others")
+    assert identity(0) != first
+    files[0].unlink()
+    places[0].rmdir()
+    with pytest.raises(CheckpointError, match=rf"{part}\.{key}"):
+        identity(0)
 
 
 def test_exports_the_best_epoch_and_its_numbers(home: Path, tmp_path: Path) -> None:
@@ -130,8 +157,7 @@ def test_exports_the_best_epoch_and_its_numbers(home: Path, tmp_path: Path) -> N
     assert bundle.metadata["metrics"][f"validation {select.metric}"] == row[select.metric]
     assert bundle.metadata["studies_sha256"] == data.studies.info.sha256
 
-    write_metrics(tmp_path / "metrics/pretrain.json", summary(state.history, select))
-    numbers = json.loads((tmp_path / "metrics/pretrain.json").read_text())
+    numbers = summary(state.history, select)
     assert numbers["best_epoch"] == row["epoch"]
     assert numbers[select.metric] == row[select.metric]
     assert numbers["steps"] == 9
@@ -147,22 +173,30 @@ def test_exports_the_best_epoch_and_its_numbers(home: Path, tmp_path: Path) -> N
 SHARED = small_recipe(WITHOUT_BATCH_STATISTICS, {"training": {"epochs": 2}})
 
 
-def worker(rank: int, world_size: int, home: str, folder: str, port: int) -> None:
+# Batch statistics, which each process on a CPU has of its own slice.
+NORMALISED = small_recipe({"training": {"epochs": 1}})
+
+
+def worker(rank: int, world_size: int, home: str, folder: str, port: int, settings: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
-    context = build_context(SHARED, RunData.open(Path(home)), Path(home), torch.device("cpu"))
-    state = follow(context, SHARED.checkpoint, Path(folder), Listener())
+    recipe = Recipe.model_validate_json(settings)
+    context = build_context(recipe, RunData.open(Path(home)), Path(home), torch.device("cpu"))
+    state = follow(context, recipe.checkpoint, Path(folder), Listener())
     Path(folder, f"rank-{rank}.json").write_text(json.dumps(state.history))
     torch.distributed.destroy_process_group()
 
 
-def in_processes(world_size: int, home: Path, folder: Path) -> TrainingState:
+def in_processes(
+    world_size: int, home: Path, folder: Path, recipe: Recipe = SHARED
+) -> TrainingState:
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     spawn = multiprocessing.get_context("spawn")
-    arguments = [(rank, world_size, str(home), str(folder), port) for rank in range(world_size)]
+    shared = (world_size, str(home), str(folder), port, recipe.model_dump_json())
+    arguments = [(rank, *shared) for rank in range(world_size)]
     processes = [spawn.Process(target=worker, args=a) for a in arguments]
     for process in processes:
         process.start()
@@ -198,3 +232,22 @@ def test_two_processes_train_as_one_does(home: Path, tmp_path: Path) -> None:
     (checkpoints(tmp_path / "two")[0] / "manifest.json").unlink()
     again = in_processes(2, home, tmp_path / "two")
     assert same_state(again, two)
+
+
+@pytest.mark.slow
+def test_processes_validate_the_model_that_is_saved(home: Path, tmp_path: Path) -> None:
+    """Without common batch statistics, each would measure its share with a model of its own."""
+    saved = in_processes(2, home, tmp_path / "two", NORMALISED)
+    context = build_context(NORMALISED, RunData.open(home), home, torch.device("cpu"))
+    context.network.load_state_dict(saved.best)
+    model, objective = context.network.model, context.network.objective
+    alone = validate(
+        model,
+        objective,
+        context.validation,
+        batch_size=NORMALISED.training.batch_size,
+        device=context.device,
+    )
+    for name, value in alone.items():
+        if "image_dependence" not in name:  # a process's neighbours are those of its slice
+            assert saved.history[-1][name] == pytest.approx(value, rel=1e-4), name

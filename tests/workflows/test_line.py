@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from fixtures.project import run_in, small_project
+from mlflow import MlflowClient
+
+from aga.params import apply_overlay, load_params, parse_settings
 
 pytestmark = pytest.mark.slow
 
@@ -64,3 +67,28 @@ def test_a_library_edit_reruns_only_what_depends_on_it(line: Path) -> None:
 def test_git_stays_clean_of_data_and_models(line: Path) -> None:
     changed = run_in(line, "git", "status", "--porcelain", "-uall").stdout.split()[1::2]
     assert set(changed) <= {"dvc.lock"}, changed
+
+
+def test_going_back_to_earlier_settings_takes_the_aliases_along(line: Path) -> None:
+    """DVC knows the results of A from before; the registry it does not know, so stages must run."""
+    settings = line / "params.yaml"
+    settings_a = settings.read_text()
+    first = json.loads((line / "models/registered.json").read_text())
+    apply_overlay(settings, parse_settings(["optimizer.learning_rate=2.0e-3"]))
+    try:
+        run_in(line, "dvc", "repro", "promote")
+        second = json.loads((line / "models/registered.json").read_text())
+    finally:
+        settings.write_text(settings_a)
+    again = run_in(line, "dvc", "repro", "promote").stdout
+    assert "Running stage 'pretrain'" not in again
+    assert second["bundle_sha256"] != first["bundle_sha256"]
+    assert json.loads((line / "models/registered.json").read_text()) == first
+
+    params = load_params(settings)
+    store = f"sqlite:///{line / 'mlflow.db'}"
+    aliases = MlflowClient(store, store).get_registered_model(params.registry.model).aliases
+    decision = json.loads((line / "metrics/promotion.json").read_text())
+    assert decision["candidate"] == first["version"] == int(aliases["candidate"])
+    champion = decision["candidate"] if decision["promoted"] else decision["champion"]
+    assert int(aliases["champion"]) == champion

@@ -1,7 +1,11 @@
-"""A real search: Ray Tune over Ray Train on two CPUs, tracked in a real MLflow store."""
+"""A real search, killed and repeated: Ray Tune over Ray Train, tracked in a real MLflow store."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from mlflow import MlflowClient
 from aga.params import load_params
 
 pytestmark = pytest.mark.slow
+COMMAND = ("python", "workflows/tune_gates.py", "--trials", "4")
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +30,34 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def printed(project: Path) -> list[list[str]]:
     """The table that `tune_gates` prints, cell by cell; Ray's workers may print before it."""
-    done = run_in(project, "python", "workflows/tune_gates.py", "--trials", "4", "--apply")
-    lines = done.stdout.splitlines()
+    kill_a_search(project)
+    done = run_in(project, *COMMAND, "--apply")
+    assert "+++ params.yaml" in done.stdout
+    return table(done.stdout)
+
+
+def kill_a_search(project: Path) -> None:
+    """Start the search, and kill its driver once a trial has a checkpoint."""
+    with (project / "killed.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *COMMAND[1:]],
+            cwd=project,
+            env={**os.environ, "PYTHONPATH": str(project)},
+            stdout=log,
+            stderr=log,
+        )
+        deadline = time.monotonic() + 240
+        while not any(project.glob("runs/aga-phantom-*/checkpoints/[0-9]*")):
+            assert process.poll() is None, (project / "killed.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+
+
+def table(output: str) -> list[list[str]]:
+    lines = output.splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("retrieval/mean_recall"))
-    assert any(line.startswith("+++ params.yaml") for line in lines[start:])
     return [line.split() for line in lines[start : lines.index("", start)]]
 
 
@@ -63,6 +92,19 @@ def flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
 def test_one_parent_and_four_children_and_none_is_left_running(
     project: Path, printed: list[list[str]]
 ) -> None:
+    check_runs(project, printed)
+
+
+def test_a_finished_search_is_shown_again_and_starts_nothing(
+    project: Path, printed: list[list[str]]
+) -> None:
+    done = run_in(project, *COMMAND)
+    assert "has finished before" in done.stderr
+    assert table(done.stdout) == printed
+    check_runs(project, printed)
+
+
+def check_runs(project: Path, printed: list[list[str]]) -> None:
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("aga-phantom")
     runs = client.search_runs([experiment.experiment_id])

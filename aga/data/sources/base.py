@@ -17,10 +17,13 @@ class Source(Protocol):
     Attributes:
         LICENSE: Terms of the raw data, written into `dataset.json`.
         CITATION: How to cite the raw data, written into `dataset.json`.
+        MAY_BE_SHOWN: Whether images and reports may leave `data/`, for a page that is passed on.
+            False wherever patients stand behind them; written into `dataset.json`.
     """
 
     LICENSE: ClassVar[str]
     CITATION: ClassVar[str]
+    MAY_BE_SHOWN: ClassVar[bool]
 
     def studies(self, root: Path) -> Iterator[Study | Reject]:
         """Read the rows below `root`, in an order that depends on nothing but their content.

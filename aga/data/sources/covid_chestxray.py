@@ -76,6 +76,7 @@ class CovidChestxray:
         "Cohen et al., COVID-19 Image Data Collection: Prospective Predictions Are the Future, "
         "arXiv 2006.11988 (2020); Cohen et al., arXiv 2003.11597 (2020)"
     )
+    MAY_BE_SHOWN: ClassVar[bool] = False
 
     def __init__(self, config: CovidChestxrayConfig) -> None:
         self._config = config
@@ -111,7 +112,7 @@ class CovidChestxray:
             detail = f"{line.surplus:+d} against the header"
             return Reject(location, "wrong number of columns", detail)
         if cells["modality"].casefold() != "x-ray":
-            return Reject(location, "not an x-ray", f"it is {cells['modality']!r}", "modality")
+            return Reject(location, "not an x-ray", "X-ray is expected", "modality")
         image = root / "images" / cells["filename"]
         if not is_file(image):
             return Reject(location, "image missing", "no such file in images/", "filename")

@@ -106,6 +106,7 @@ class Manifest:
 
     LICENSE: ClassVar[str] = "as the owner of the data states"
     CITATION: ClassVar[str] = "as the owner of the data states"
+    MAY_BE_SHOWN: ClassVar[bool] = False
 
     def __init__(self, config: ManifestConfig) -> None:
         self._table = config.table
