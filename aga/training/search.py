@@ -256,8 +256,14 @@ def _trial(result: Any, config: TuneConfig) -> Trial:
     frame = result.metrics_dataframe
     values = frame[config.metric].dropna() if frame is not None and config.metric in frame else []
     best = float("nan") if not len(values) else float(getattr(values, config.mode)())
-    error = f"{type(result.error).__name__}: {result.error}" if result.error else None
+    error = _first_line(result.error) if result.error else None
     return Trial(settings=result.config, epochs=len(values), best=best, error=error)
+
+
+def _first_line(error: Exception) -> str:
+    """What a trial's table cell can hold; Ray wraps the error and appends both tracebacks."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
 
 
 def rank(trial: Trial, mode: str) -> tuple[bool, float]:

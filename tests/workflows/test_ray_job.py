@@ -75,6 +75,19 @@ def wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
     raise TimeoutError("the head's dashboard does not answer")
 
 
+def submitted(
+    project: Path, command: list[str], head: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Submit; the head's agent, which takes jobs, may start after its dashboard answers."""
+    for _ in range(20):
+        done = run_in(project, *command, environment=head, check=False)
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(3)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
 def test_a_submitted_job_succeeds_and_is_tracked(project: Path, head: dict[str, str]) -> None:
     command = [
         "ray",
@@ -88,7 +101,7 @@ def test_a_submitted_job_succeeds_and_is_tracked(project: Path, head: dict[str, 
         "--home",
         str(project),
     ]
-    done = run_in(project, *command, environment=head)
+    done = submitted(project, command, head)
     assert "succeeded" in done.stdout
     listed = run_in(project, "ray", "job", "list", environment=head)
     assert "SUCCEEDED" in listed.stdout + listed.stderr
