@@ -9,7 +9,7 @@ configuration. Importing `aga` imports nothing else: Ray, MLflow and DVC stay op
 import os
 
 # Hospitals' machines have no internet and want no telemetry. And on a machine that others use too,
-# threads that wait for each other by spinning made training six times slower than sleeping ones.
+# threads that wait for each other by spinning take the cores from the threads they wait for.
 # Set before any dependency is imported; a value that the user set stays.
 for _switch, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
