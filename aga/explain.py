@@ -1,8 +1,8 @@
 """Which patches a word chose, and which words a patch chose, at their places in image and report.
 
 The maps are the groups after the gates (docs/method.md, step 10): what the objective aligned, not a
-gradient or an attention read afterwards. An objective without groups gets the cosine of tokens and
-patches instead, and `Explanation.method` says so.
+gradient or an attention read afterwards. An objective without groups shows its attention, or the
+cosine of tokens and patches, and `Explanation.method` says so.
 
 May import `aga.bundle` and what lies below it.
 """
@@ -13,7 +13,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,18 +26,13 @@ from aga.bundle import Bundle
 from aga.data.images import Box, ImageConfig, original_box
 from aga.data.studies import StudyDataset
 from aga.data.tokenizer import encode
-from aga.objectives import AgaObjective
+from aga.objectives.base import Method
 from aga.pairs import PairEmbeddings
-from aga.tensors import normalize
-
-Method = Literal["groups", "cosine"]
 
 METHODS: dict[Method, str] = {
-    "groups": "groups after the gates",
-    "cosine": (
-        "cosine of token and patch, negative ones as 0: this objective builds no groups, and did "
-        "not train tokens and patches to agree"
-    ),
+    "groups": "groups after the threshold",
+    "attention": "attention of the objective's local term",
+    "cosine": "cosine of token and patch, negative ones as 0: this objective builds no groups",
 }
 # Overlay of the heat maps: orange shows on black, grey and white alike.
 _HEAT = np.array([255, 120, 0])
@@ -172,12 +167,8 @@ def _maps(
     bundle: Bundle, pairs: PairEmbeddings
 ) -> tuple[Float[Tensor, "B L P"], Float[Tensor, "B P L"], Method]:
     with torch.no_grad():
-        if isinstance(bundle.objective, AgaObjective):
-            groups = bundle.objective.groups(pairs)
-            return groups.token_to_patch, groups.patch_to_token, "groups"
-        cosines = normalize(pairs.tokens) @ normalize(pairs.patches).transpose(1, 2)
-        cosines = cosines.clamp(min=0)
-        return cosines, cosines.transpose(1, 2), "cosine"
+        maps = bundle.objective.maps(pairs)
+    return maps.token_to_patch, maps.patch_to_token, maps.method
 
 
 def _word(record: dict[str, Any], start: int, end: int) -> Word:

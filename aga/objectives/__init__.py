@@ -4,7 +4,7 @@ Contract: `Objective.forward(PairEmbeddings) -> LossTerms`. An objective owns it
 temperatures, attention), computes in float32 or wider whatever the encoders ran in, and gives the
 same loss and gradients on any number of processes. One file holds one objective and its
 configuration; `contrastive`, `grouping`, `gates` and `bidirectional` hold the parts. A new
-objective is one more file, one field of `ObjectiveConfig`, one branch of `build_objective`, one
+objective is one more file, one field of `ObjectiveConfig`, one entry of `OBJECTIVES`, one
 block of params.yaml and one reference test.
 
 May import `aga.pairs`, `aga.collectives`, `aga.tensors`, `aga.errors` and `aga.config`; knows
@@ -13,11 +13,12 @@ nothing of data, encoders or training.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from aga.config import Config
 from aga.objectives.aga import AgaConfig, AgaObjective
-from aga.objectives.base import LossTerms, Objective
+from aga.objectives.base import AlignmentMaps, LossTerms, Objective
 from aga.objectives.clip import ClipConfig, ClipObjective
 from aga.objectives.diagnostics import collapse_warnings
 from aga.objectives.grouping import Groups
@@ -25,15 +26,24 @@ from aga.objectives.grouping import Groups
 __all__ = [
     "AgaConfig",
     "AgaObjective",
+    "AlignmentMaps",
     "ClipConfig",
     "ClipObjective",
     "Groups",
+    "OBJECTIVES",
     "LossTerms",
     "Objective",
     "ObjectiveConfig",
     "build_objective",
     "collapse_warnings",
 ]
+
+
+# By the name that params.yaml gives them, which is also the name of their settings.
+OBJECTIVES: Mapping[str, Callable[[Any, int], Objective]] = {
+    "aga": AgaObjective,
+    "clip": ClipObjective,
+}
 
 
 class ObjectiveConfig(Config):
@@ -60,6 +70,4 @@ def build_objective(config: ObjectiveConfig, width: int) -> Objective:
     Raises:
         ParamsError: The settings do not fit `width`.
     """
-    if config.name == "clip":
-        return ClipObjective(config.clip)
-    return AgaObjective(config.aga, width)
+    return OBJECTIVES[config.name](getattr(config, config.name), width)

@@ -6,7 +6,6 @@ Equations: docs/method.md, steps 2 to 10.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Annotated, ClassVar, Self
 
 import torch
@@ -15,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from aga.config import Config
-from aga.objectives.base import LossTerms, Objective, full_precision
+from aga.objectives.base import AlignmentMaps, LossTerms, Objective, full_precision
 from aga.objectives.bidirectional import BcgaConfig, BidirectionalAlignment
 from aga.objectives.contrastive import (
     ContrastConfig,
@@ -32,7 +31,7 @@ from aga.objectives.diagnostics import (
 from aga.objectives.gates import GateConfig, ThresholdGate
 from aga.objectives.grouping import Groups, Scaling, choose, scale, statistics
 from aga.pairs import PairEmbeddings
-from aga.tensors import masked_mean, normalize
+from aga.tensors import normalize
 
 logger = logging.getLogger(__name__)
 
@@ -141,22 +140,10 @@ class AgaObjective(Objective):
             diagnostics |= watched
         return LossTerms.of(terms, diagnostics)
 
-    @torch.no_grad()
-    def image_dependence(self, pairs: PairEmbeddings) -> dict[str, Tensor]:
-        """How much lower each in-pair term is with a report's own image than with another's.
-
-        Names `iga/image_dependence` and `bcga/image_dependence`, unweighted: the term of the pairs
-        minus the term of the same reports with the images of their neighbours in the batch. Near 0
-        the term is solved without looking at the image. Empty for a single pair.
-        """
+    def inside(self, pairs: PairEmbeddings) -> dict[str, Tensor]:
+        """`iga` and `bcga`, those whose weight is not 0."""
         weights = self.config.weights
-        if len(pairs) < 2 or not (weights.iga or weights.bcga):
-            return {}
-        with torch.autocast(pairs.image.device.type, enabled=False):
-            pairs = full_precision(pairs)
-            own, _ = self._inside(pairs)
-            other, _ = self._inside(replace(pairs, patches=pairs.patches.roll(1, 0)))
-        return {f"{name}/image_dependence": own[name] - other[name] for name in own}
+        return self._inside(pairs)[0] if weights.iga or weights.bcga else {}
 
     def _inside(self, pairs: PairEmbeddings) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The unweighted terms inside the pairs (steps 2 to 7), and their diagnostics."""
@@ -186,15 +173,10 @@ class AgaObjective(Objective):
             pairs = full_precision(pairs)
             return self._groups(pairs, normalize(pairs.tokens), normalize(pairs.patches))
 
-    def group_scores(self, pairs: PairEmbeddings) -> Float[Tensor, "B"]:
-        """Mean over the content tokens of the cosine of token and visual group (step 10).
-
-        0 for a report without a content token.
-        """
+    def maps(self, pairs: PairEmbeddings) -> AlignmentMaps:
+        """The weights `a` and `a'` of the groups (step 5)."""
         groups = self.groups(pairs)
-        tokens = normalize(full_precision(pairs).tokens)
-        cosines = (tokens * normalize(groups.visual_groups)).sum(-1)
-        return masked_mean(cosines, pairs.content_mask)
+        return AlignmentMaps(groups.token_to_patch, groups.patch_to_token, "groups")
 
     def _groups(
         self,

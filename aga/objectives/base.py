@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from aga.pairs import PairEmbeddings
+from aga.tensors import masked_mean, normalize
+
+Method = Literal["groups", "attention", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,28 @@ class LossTerms:
         return cls(total, terms, {name: value.detach() for name, value in diagnostics.items()})
 
 
+@dataclass(frozen=True)
+class AlignmentMaps:
+    """What the words of each pair look at, and what its patches; no entry is negative.
+
+    Attributes:
+        token_to_patch: How much each token looks at each patch; rows of padding are 0.
+        patch_to_token: How much each patch looks at each token; columns of padding are 0.
+        method: What the numbers are: weights of groups, attention, or cosines.
+    """
+
+    token_to_patch: Float[Tensor, "B L P"]
+    patch_to_token: Float[Tensor, "B P L"]
+    method: Method
+
+
 class Objective(nn.Module, ABC):
     """A training objective with its own parameters (gates, temperatures, attention).
 
-    A subclass implements `losses`. It computes in float32 or wider whatever precision the encoders
-    ran in: differences of similarities decide group membership, and bfloat16 has three digits.
+    A subclass implements `losses`, and `inside` and `maps` where it has terms inside pairs. Its
+    constructor takes its configuration and the joint width `D`. It computes in float32 or wider
+    whatever precision the encoders ran in: differences of similarities decide group membership,
+    and bfloat16 has three digits.
 
     Attributes:
         crosses_pairs: Whether other pairs of the batch are negatives, so that splitting a batch
@@ -53,13 +73,63 @@ class Objective(nn.Module, ABC):
         with torch.autocast(pairs.image.device.type, enabled=False):
             return self.losses(full_precision(pairs))
 
-    def image_dependence(self, pairs: PairEmbeddings) -> dict[str, Tensor]:
-        """For every term inside pairs: its value minus its value with other reports' images.
+    def inside(self, pairs: PairEmbeddings) -> dict[str, Tensor]:
+        """Every term that looks at one pair at a time, by name, without its weight.
 
-        An objective without such terms, as this base, returns nothing.
+        An objective without such terms, as this base, returns nothing. Inputs as in `losses`.
         """
         del pairs
         return {}
+
+    def maps(self, pairs: PairEmbeddings) -> AlignmentMaps:
+        """What each word looks at, and what each patch; of this base, their positive cosines.
+
+        Inputs as in `losses`. Autograd works as usual.
+        """
+        cosines = normalize(pairs.tokens) @ normalize(pairs.patches).transpose(1, 2)
+        cosines = cosines.clamp(min=0).masked_fill(~pairs.content_mask[..., None], 0)
+        return AlignmentMaps(cosines, cosines.transpose(1, 2), "cosine")
+
+    def local_scores(self, pairs: PairEmbeddings) -> Float[Tensor, "B"]:
+        """How well the words of each report are found in its image (docs/method.md, step 10).
+
+        Of this base: the mean over content tokens of the cosine of the token and the mean of the
+        patches that it looks at, weighted as it looks; 0 for a report without a content token.
+        Inputs as in `losses`.
+        """
+        weights = self.maps(pairs).token_to_patch
+        cosines = normalize(weights @ pairs.patches) * normalize(pairs.tokens)
+        return masked_mean(cosines.sum(-1), pairs.content_mask)
+
+    @torch.no_grad()
+    def image_dependence(
+        self, pairs: PairEmbeddings, blank: Float[Tensor, "1 P D"] | None = None
+    ) -> dict[str, Tensor]:
+        """For every term inside pairs: its value minus its value with other images.
+
+        Args:
+            pairs: Pairs of several patients.
+            blank: Patches of an image that shows nothing.
+
+        Returns:
+            `<term>/image_dependence`, against the images of the next reports in the batch, and
+            `<term>/blank_dependence`, against `blank`. Near 0 the term is solved without looking
+            at the image. The first is absent for a single pair, the second without `blank`.
+        """
+        others = {}
+        if len(pairs) > 1:
+            others["image_dependence"] = pairs.patches.roll(1, 0)
+        if blank is not None:
+            others["blank_dependence"] = blank.expand_as(pairs.patches)
+        with torch.autocast(pairs.image.device.type, enabled=False):
+            own = self.inside(full_precision(pairs))
+            if not own:
+                return {}
+            found = {}
+            for name, patches in others.items():
+                other = self.inside(full_precision(replace(pairs, patches=patches)))
+                found |= {f"{term}/{name}": own[term] - other[term] for term in own}
+        return found
 
     @abstractmethod
     def losses(self, pairs: PairEmbeddings) -> LossTerms:

@@ -28,7 +28,8 @@ class ClipObjective(Objective):
 
     crosses_pairs: ClassVar[bool] = True
 
-    def __init__(self, config: ClipConfig) -> None:
+    def __init__(self, config: ClipConfig, width: int) -> None:
+        del width  # global embeddings of any width
         super().__init__()
         self.contrast = GlobalContrast(
             ContrastConfig(form="infonce", temperature=config.temperature)

@@ -164,7 +164,7 @@ def test_bfloat16_embeddings_lose_only_their_own_rounding(relaxation: str) -> No
     module.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = module(rounded)
-        scores = module.group_scores(rounded)
+        scores = module.local_scores(rounded)
     assert found.total.dtype == scores.dtype == torch.float32
     assert found.total.item() == pytest.approx(wide, rel=1e-5)
     assert found.total.item() == pytest.approx(true, rel=2e-2)

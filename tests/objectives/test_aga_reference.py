@@ -59,7 +59,7 @@ def test_groups_and_scores_equal_the_reference(name: str) -> None:
     values = settings(**SETTINGS[name])
     module = objective(values, width=6)
     pairs = embeddings([6, 3, 1, 5])
-    found, scores = module.groups(pairs), module.group_scores(pairs)
+    found, scores = module.groups(pairs), module.local_scores(pairs)
     for b, pair in enumerate(without_padding(pairs)):
         expected = alignment.groups(pair, values, state(module))
         mask = pairs.content_mask[b]

@@ -19,7 +19,7 @@ from aga.objectives.contrastive import ContrastConfig, GlobalContrast
 @pytest.mark.parametrize("count", [1, 5])
 def test_clip_equals_the_reference(temperature: float, count: int) -> None:
     pairs = embeddings([3] * count)
-    found = ClipObjective(ClipConfig(temperature=temperature)).double()(pairs)
+    found = ClipObjective(ClipConfig(temperature=temperature), 6).double()(pairs)
     # The parameter is made in float32, whose rounding of log 1/τ is not the loss's.
     scale = math.exp(torch.tensor(-math.log(temperature)).item())
     expected = alignment.info_nce(pairs.image.tolist(), pairs.text.tolist(), scale)
@@ -37,6 +37,6 @@ def test_the_gradient_is_that_of_the_loss(form: str) -> None:
 
 def test_tokens_and_patches_do_not_matter() -> None:
     pairs = embeddings([3, 4])
-    clip = ClipObjective(ClipConfig(temperature=0.1)).double()
+    clip = ClipObjective(ClipConfig(temperature=0.1), 6).double()
     other = replace(pairs, patches=pairs.patches + 1, tokens=pairs.tokens - 1)
     assert clip(pairs).total.equal(clip(other).total)
