@@ -15,10 +15,12 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Int64, UInt8
 
 from aga.data.schema import Split
+from aga.data.splits import sample_rows
 from aga.data.studies import StudyDataset
 from aga.data.tokenizer import pad_tokens
 from aga.data.tokens import TokenDataset
@@ -38,9 +40,10 @@ class PairDataset:
         split: Which split.
         cache: A folder on a local disk for the uncompressed pixels.
         transform: How pixels are normalised; None takes the statistics of the training split.
+        sample: How many of its pairs, and the seed that draws them (`sample_rows`); None takes all.
 
     Attributes:
-        rows: Manifest rows of the split, rising.
+        rows: Manifest rows of the pairs, rising.
         transform: The image transform.
         tokens: As given.
 
@@ -55,6 +58,7 @@ class PairDataset:
         split: Split,
         cache: Path,
         transform: ImageTransform | None = None,
+        sample: tuple[int, int] | None = None,
     ) -> None:
         self.split = split
         self.rows: Int64[np.ndarray, "N"] = studies.rows(split)
@@ -64,6 +68,9 @@ class PairDataset:
                 where=studies.folder,
                 fix=_CHANGE_SPLIT,
             )
+        if sample is not None:
+            patients = studies.manifest["patient_id"].take(pa.array(self.rows)).to_pylist()
+            self.rows = self.rows[sample_rows(patients, *sample)]
         self.tokens = tokens
         self._studies = studies
         self._images = studies.images(cache)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from aga.config import Config
@@ -183,3 +184,25 @@ def _refuse_empty(patients: Counter[Split], groups: int) -> None:
             got=f"{groups} patients, counting those who share an image as one",
             fix="add patients, or change prepare.split in params.yaml",
         )
+
+
+def sample_rows(patients: Sequence[str], count: int, seed: int) -> list[int]:
+    """Some rows, patient by patient in an order drawn by `seed`.
+
+    The rows of a smaller count are among those of a larger one, so that learning curves add data
+    and exchange none; only the last patient may be taken in part.
+
+    Args:
+        patients: Of each row.
+        count: How many rows; at most as many as there are.
+        seed: Seed of the order.
+
+    Returns:
+        Their numbers, rising.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, patient in enumerate(patients):
+        rows.setdefault(patient, []).append(row)
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    order = generator.permutation(np.array(sorted(rows), dtype=object))
+    return sorted([row for patient in order for row in rows[patient]][:count])

@@ -98,7 +98,8 @@ class ImageEncoder(nn.Module):
         self.config = config
         self.channels = channels
         self.image_size = image_size
-        self.backbone = _create(config, channels, image_size)
+        # Convolutions on a CPU take two thirds of the time in this order of memory.
+        self.backbone = _create(config, channels, image_size).to(memory_format=torch.channels_last)
         if config.weights is not None:
             classifiers = {*CLASSIFIERS, *_names(self.backbone.pretrained_cfg["classifier"])}
             load_strict(self.backbone, Path(config.weights), ignored=classifiers)
@@ -131,7 +132,10 @@ class ImageEncoder(nn.Module):
         self, images: Float[Tensor, "B C H W"]
     ) -> tuple[Float[Tensor, "B E rows columns"], Float[Tensor, "B F"]]:
         final, (feature_map,) = self.backbone.forward_intermediates(
-            images, indices=[self.config.patch_layer], norm=True, output_fmt="NCHW"
+            images.contiguous(memory_format=torch.channels_last),
+            indices=[self.config.patch_layer],
+            norm=True,
+            output_fmt="NCHW",
         )
         return feature_map, self.backbone.forward_head(final, pre_logits=True)
 

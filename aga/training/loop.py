@@ -62,6 +62,8 @@ class TrainingConfig(Config):
     """Settings of the loop.
 
     Attributes:
+        pairs: How many pairs of the training split to learn from, drawn by the seed, patient by
+            patient; None takes all.
         epochs: At most this many.
         batch_size: Pairs of a step over all workers.
         precision: What the encoders compute in; weights and objectives stay in fp32.
@@ -73,6 +75,7 @@ class TrainingConfig(Config):
         heartbeat_seconds: Time between two lines of progress.
     """
 
+    pairs: Annotated[int, Field(gt=0)] | None
     epochs: Annotated[int, Field(gt=0)]
     batch_size: Annotated[int, Field(gt=1)]
     precision: Literal["fp32", "bf16"]

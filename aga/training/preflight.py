@@ -35,6 +35,13 @@ def check_batches(splits: Mapping[str, int], config: TrainingConfig, workers: in
         ParamsError: The batch size does not fit the workers.
         DataError: The training or the validation split is too small.
     """
+    if config.pairs is not None and config.pairs < config.batch_size:
+        raise ParamsError(
+            "There is less to learn from than a batch holds",
+            where="training.pairs",
+            got=config.pairs,
+            expected=f"at least training.batch_size, {config.batch_size}",
+        )
     if config.batch_size % workers:
         raise ParamsError(
             "The workers cannot share a batch evenly",
@@ -43,14 +50,15 @@ def check_batches(splits: Mapping[str, int], config: TrainingConfig, workers: in
             expected=f"a multiple of {workers}",
             fix=f"set training.batch_size to {-(-config.batch_size // workers) * workers}",
         )
-    for split, least in {"train": config.batch_size, "validation": workers}.items():
+    train = max(config.batch_size, config.pairs or 0)
+    for split, least in {"train": train, "validation": workers}.items():
         if splits.get(split, 0) < least:
             raise DataError(
                 f"The {split} split is too small",
                 where="data/studies",
                 got=f"{splits.get(split, 0)} pairs",
                 expected=f"at least {least}",
-                fix="lower training.batch_size, or change prepare.split",
+                fix="lower training.pairs or training.batch_size, or change prepare.split",
             )
 
 

@@ -197,7 +197,9 @@ def build_context(
     torch.set_num_threads(recipe.training.threads)
     # On a GPU it would cost speed, and kernels without a deterministic form would remain.
     torch.use_deterministic_algorithms(device.type == "cpu")
-    training = PairDataset(data.studies, data.tokens, "train", data.cache)
+    pairs = recipe.training.pairs
+    sample = None if pairs is None else (pairs, recipe.seed)
+    training = PairDataset(data.studies, data.tokens, "train", data.cache, sample=sample)
     validation = PairDataset(
         data.studies, data.tokens, "validation", data.cache, training.transform
     )

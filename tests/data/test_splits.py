@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aga.data.schema import SPLITS, Split
-from aga.data.splits import SplitConfig, SplitRow, assign_splits, patient_groups
+from aga.data.splits import SplitConfig, SplitRow, assign_splits, patient_groups, sample_rows
 from aga.errors import DataError
 
 SHARES = SplitConfig(train=0.7, validation=0.1, test=0.2)
@@ -99,3 +100,22 @@ def test_too_few_patients_are_an_error() -> None:
 def test_shares_sum_to_one() -> None:
     with pytest.raises(ValidationError, match="not 1"):
         SplitConfig(train=0.7, validation=0.1, test=0.1)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_sample_grows_by_whole_patients(seed: int) -> None:
+    patients = [f"p{number // 3}" for number in range(60)]
+    samples = [sample_rows(patients, count, seed) for count in range(61)]
+    for count, (smaller, larger) in enumerate(pairwise(samples)):
+        assert len(smaller) == count
+        assert set(smaller) < set(larger)
+        assert larger == sorted(larger)
+        taken = Counter(patients[row] for row in larger)
+        assert sum(0 < size < 3 for size in taken.values()) <= 1
+    assert samples[-1] == list(range(60))
+
+
+def test_a_sample_is_drawn_by_its_seed() -> None:
+    patients = [f"p{number}" for number in range(100)]
+    assert sample_rows(patients, 20, 1) == sample_rows(patients, 20, 1)
+    assert sample_rows(patients, 20, 1) != sample_rows(patients, 20, 2)

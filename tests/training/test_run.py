@@ -251,3 +251,15 @@ def test_processes_validate_the_model_that_is_saved(home: Path, tmp_path: Path) 
     for name, value in alone.items():
         if "image_dependence" not in name:  # a process's neighbours are those of its slice
             assert saved.history[-1][name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_learns_from_a_part_of_the_pairs(home: Path) -> None:
+    recipe = small_recipe({"training": {"pairs": 16}})
+    data = RunData.open(home)
+    context = build_context(recipe, data, home, torch.device("cpu"))
+    assert len(context.training) == 16
+    assert set(context.training.rows) < set(data.studies.rows("train"))
+    assert context.steps_per_epoch == 2
+    assert run_local(recipe, home).history[-1]["step"] == 2 * recipe.training.epochs
+    whole = build_context(small_recipe(), data, home, torch.device("cpu"))
+    assert context.training.transform == whole.training.transform  # of every training pixel
