@@ -22,18 +22,21 @@ from aga.objectives.base import AlignmentMaps, LossTerms, Objective
 from aga.objectives.clip import ClipConfig, ClipObjective
 from aga.objectives.diagnostics import collapse_warnings
 from aga.objectives.grouping import Groups
+from aga.objectives.sparc import SparcConfig, SparcObjective
 
 __all__ = [
+    "OBJECTIVES",
     "AgaConfig",
     "AgaObjective",
     "AlignmentMaps",
     "ClipConfig",
     "ClipObjective",
     "Groups",
-    "OBJECTIVES",
     "LossTerms",
     "Objective",
     "ObjectiveConfig",
+    "SparcConfig",
+    "SparcObjective",
     "build_objective",
     "collapse_warnings",
 ]
@@ -43,6 +46,7 @@ __all__ = [
 OBJECTIVES: Mapping[str, Callable[[Any, int], Objective]] = {
     "aga": AgaObjective,
     "clip": ClipObjective,
+    "sparc": SparcObjective,
 }
 
 
@@ -53,11 +57,13 @@ class ObjectiveConfig(Config):
         name: The objective in use; the others' settings are validated but not used.
         aga: Adaptive Grouped Alignment.
         clip: The baseline.
+        sparc: The baseline with fixed groups.
     """
 
-    name: Literal["aga", "clip"]
+    name: Literal["aga", "clip", "sparc"]
     aga: AgaConfig
     clip: ClipConfig
+    sparc: SparcConfig
 
 
 def build_objective(config: ObjectiveConfig, width: int) -> Objective:

@@ -62,18 +62,19 @@ def scale(
     constant row has 1 everywhere, so that it keeps all of its elements with equal weight.
 
     Args:
-        similarity: Cosines `S`.
+        similarity: Cosines `S`, or products of vectors of any length.
         mask: Combinations that exist.
         scaling: The rule.
-        temperature: Divides the cosines of `softmax` and `sigmoid`.
+        temperature: Divides the similarities of `softmax` and `sigmoid`.
     """
     if scaling == "softmax":
         return masked_softmax(similarity / temperature, mask)
     if scaling == "sigmoid":
         return (similarity / temperature).sigmoid().masked_fill(~mask, 0)
-    # Cosines lie within [-1, 1], so ±2 never is an extreme of a row that has an element.
-    low = similarity.masked_fill(~mask, 2).amin(-1, keepdim=True)
-    high = similarity.masked_fill(~mask, -2).amax(-1, keepdim=True)
+    # Never an extreme of a row that has an element; the difference of two of them is finite.
+    beyond = torch.finfo(similarity.dtype).max / 4
+    low = similarity.masked_fill(~mask, beyond).amin(-1, keepdim=True)
+    high = similarity.masked_fill(~mask, -beyond).amax(-1, keepdim=True)
     return ((similarity - low + FLAT) / (high - low + FLAT)).masked_fill(~mask, 0)
 
 
