@@ -14,8 +14,10 @@ from PIL import Image
 
 from aga.bundle import Bundle
 from aga.data.studies import StudyDataset
-from aga.explain import Explanation, Word, explain, heat_map_png, image_config
+from aga.errors import DataError
+from aga.explain import Explanation, Word, explain, heat_map_png, image_config, sheet_png
 from aga.objectives import AgaObjective
+from aga.objectives.base import Method
 
 RAW = "FINDINGS:\n  A nodule  in the left upper zone."
 TEXT = "A nodule in the left upper zone."
@@ -50,6 +52,33 @@ def found(
     bundle: Bundle, studies: StudyDataset, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Explanation]:
     return explain(bundle, studies, tmp_path_factory.mktemp("cache"), [0, 1])
+
+
+def explanation(
+    report: str,
+    words: tuple[Word, ...],
+    token_to_patch: np.ndarray,
+    patch_to_token: np.ndarray,
+    method: Method = "groups",
+) -> Explanation:
+    """Of made-up weights on four patches."""
+    return Explanation(
+        row=0,
+        report=report,
+        image=np.zeros((4, 4, 1), np.uint8),
+        original_size=(8, 8),
+        fit="stretch",
+        words=words,
+        cut=0,
+        grid=(2, 2),
+        patch_boxes=((0.0, 0.0, 1.0, 1.0),) * 4,
+        token_to_patch=token_to_patch,
+        patch_to_token=patch_to_token,
+        method=method,
+        thresholds=None,
+        global_score=0.5,
+        local_score=0.25,
+    )
 
 
 def test_words_stand_where_the_raw_report_has_them(found: list[Explanation]) -> None:
@@ -94,14 +123,71 @@ def test_patches_lie_where_the_original_image_has_them(found: list[Explanation])
 
 
 def test_words_of_a_span_and_their_mean_map() -> None:
-    words = tuple(Word(t, i, i + 3) for t, i in (("one", 0), ("two", 4), ("six", 8)))
+    words = tuple(Word(t, i, i + 3, i) for t, i in (("one", 0), ("two", 4), ("six", 8)))
     weights = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
-    boxes = ((0.0, 0.0, 1.0, 1.0),) * 4
-    found = Explanation(0, words, (2, 2), boxes, weights, weights.T, "groups")
+    found = explanation("one two six", words, weights, weights.T)
     assert found.words_in(3, 8).tolist() == [False, True, False]
     assert found.words_in(2, 5).tolist() == [True, True, False]
     heat = found.heat(found.words_in(0, 8))
     assert heat.tolist() == [[0.5, 0.5], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(("method", "back"), [("groups", 0.6), ("cosine", 0.3)])
+def test_pieces_of_a_word_act_together_in_the_order_of_the_raw_report(
+    method: Method, back: float
+) -> None:
+    """The text has the second line first, as where the impression comes before the findings."""
+    words = (Word("six", 10, 13, 0), Word(" no", 0, 3, 1), Word("dule", 3, 7, 1))
+    weights = np.array([[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0, 1.0]])
+    patch_to_token = np.array([[0.2, 0.4, 0.2]] * 4)
+    found = explanation(" nodule.\n\nsix", words, weights, patch_to_token, method)
+    assert [(w.text, w.start, w.end, w.tokens) for w in found.whole_words] == [
+        ("nodule", 1, 7, (1, 2)),
+        ("six", 10, 13, (0,)),
+    ]
+    np.testing.assert_allclose(found.word_to_patch, [[0.25, 0.25, 0, 0.5], [1, 0, 0, 0]])
+    np.testing.assert_allclose(found.patch_to_word[0], [back, 0.2])
+
+
+def test_a_word_of_several_tokens_is_one_word(found: list[Explanation]) -> None:
+    spelled = [word.text for word in found[0].whole_words]
+    assert spelled == ["A", "nodule", "in", "the", "left", "upper", "zone", "."]
+    assert len(found[0].words) > len(spelled), "no word has pieces: this proves nothing"
+    tokens = [i for word in found[0].whole_words for i in word.tokens]
+    assert sorted(tokens) == list(range(len(found[0].words)))
+    np.testing.assert_allclose(found[0].word_to_patch.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(found[0].patch_to_word.sum(1), 1, atol=1e-5)
+
+
+def test_scores_and_thresholds_are_the_objectives(
+    bundle: Bundle, studies: StudyDataset, found: list[Explanation], tmp_path: Path
+) -> None:
+    pairs = bundle.embed_pairs(np.array(studies.images(tmp_path)[:1]), [TEXT])
+    groups = bundle.objective.groups(pairs)
+    thresholds = found[0].thresholds
+    assert thresholds is not None
+    content = pairs.content_mask[0]
+    expected = groups.token_thresholds[0, content].detach().numpy()
+    np.testing.assert_allclose(thresholds.tokens, expected, atol=1e-5)
+    np.testing.assert_allclose(thresholds.patches, groups.patch_thresholds[0].detach(), atol=1e-5)
+    cosine = torch.cosine_similarity(pairs.image, pairs.text).item()
+    assert found[0].global_score == pytest.approx(cosine, abs=1e-5)
+    local = bundle.objective.local_scores(pairs).item()
+    assert found[0].local_score == pytest.approx(local, abs=1e-5)
+
+
+def test_tokens_that_the_model_did_not_read_are_counted(
+    studies: StudyDataset, tmp_path: Path
+) -> None:
+    bundle = write_bundle(tmp_path / "bundle", studies, max_tokens=4)
+    (found,) = explain(bundle, studies, tmp_path, [0])
+    assert len(found.words) == 2
+    assert found.cut > 0
+
+
+def test_a_row_that_is_not_there_is_named(bundle: Bundle, studies: StudyDataset) -> None:
+    with pytest.raises(DataError, match=r"no such row(.|\n)*got: +2(.|\n)*0 to 1"):
+        explain(bundle, studies, studies.folder, [2])
 
 
 def test_an_objective_without_groups_gives_cosines_and_says_so(
@@ -116,6 +202,7 @@ def test_an_objective_without_groups_gives_cosines_and_says_so(
     cosine = torch.cosine_similarity(token, patch, dim=0).item()
     assert found.token_to_patch[0, 2] == pytest.approx(max(cosine, 0.0), abs=1e-5)
     assert found.patch_to_token[2, 0] == found.token_to_patch[0, 2]
+    assert found.thresholds is None
 
 
 def test_heat_maps_colour_the_chosen_patches_only() -> None:
@@ -143,3 +230,13 @@ def test_a_known_place_is_outlined_at_its_pixels() -> None:
 def test_the_image_settings_are_those_of_the_transform(bundle: Bundle) -> None:
     config = image_config(bundle)
     assert (config.size, config.mode, config.fit) == (32, "grey", "pad")
+
+
+def test_a_sheet_has_two_tiles_for_each_word_with_letters() -> None:
+    words = tuple(Word(t, i, i + 1, i) for t, i in (("a", 0), ("b", 2), (".", 4)))
+    weights = np.array([[1, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0.0]])
+    picture = Image.open(io.BytesIO(sheet_png(explanation("a b .", words, weights, weights.T))))
+    pixels = np.array(picture.convert("RGB")).reshape(-1, 3).astype(int)
+    orange = (pixels[:, 0] > pixels[:, 2] + 100).sum()
+    blue = (pixels[:, 2] > pixels[:, 0] + 100).sum()
+    assert orange == blue == 2 * 72 * 72, "a quarter of a tile for each of two words"

@@ -113,7 +113,8 @@ def test_private_folders_are_ignored_by_git_and_by_ray() -> None:
     for name in (".gitignore", ".rayignore"):
         ignored = {line.rstrip("/") for line in (ROOT / name).read_text().splitlines()}
         # Anchored: a bare `data` would also take the package aga/data out of a job's code.
-        private = {"/data", "/models", "/runs", "/reports", "/mlartifacts", "/mlflow.db*"}
+        private = {"/data", "/models", "/runs", "/reports", "/private", "/mlartifacts"}
+        private |= {"/mlflow.db*"}
         assert private <= ignored, name
         assert "data" not in ignored, name
 

@@ -18,6 +18,7 @@ from aga.data.wordpiece import CLS, MASK, PAD, SEP, UNK, train_wordpiece
 from aga.errors import ParamsError
 
 NO_OFFSET = -1  # where a special token stands in the text
+NO_WORD = -1  # which word it is a piece of
 PAD_MULTIPLE = 8  # lengths that kernels like, and few distinct ones
 _ROLES = (
     "pad_token",
@@ -38,12 +39,14 @@ class TokenizedText:
         token_ids: Vocabulary ids.
         starts: Character offsets in the text; -1 for special tokens.
         ends: Character offsets, exclusive; -1 for special tokens.
+        words: Which word of the text each token is a piece of; -1 for special tokens.
         truncated: Tokens that were cut off.
     """
 
     token_ids: list[int]
     starts: list[int]
     ends: list[int]
+    words: list[int]
     truncated: int
 
     @property
@@ -160,6 +163,7 @@ def _tokenized(encoding: Encoding) -> TokenizedText:
         token_ids=encoding.ids,
         starts=[start for start, _ in offsets],
         ends=[end for _, end in offsets],
+        words=[NO_WORD if number is None else number for number in encoding.word_ids],
         truncated=sum(part.special_tokens_mask.count(0) for part in encoding.overflowing),
     )
 
