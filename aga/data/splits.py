@@ -21,17 +21,28 @@ from aga.errors import DataError
 
 
 class SplitConfig(Config):
-    """Shares of the rows; they sum to 1. Used only where the source gives no splits of its own."""
+    """Shares of the rows; they sum to 1. Used only where the source gives no splits of its own.
+
+    Attributes:
+        train: Share of the rows to learn from.
+        validation: Share that chooses the epoch.
+        test: Share that measures.
+        fold: Which patients are tested, for cross-validation: with a `test` of 1/k, the folds 0 to
+            k - 1 test every patient once.
+    """
 
     train: float = Field(gt=0, lt=1)
     validation: float = Field(gt=0, lt=1)
     test: float = Field(gt=0, lt=1)
+    fold: int = Field(ge=0)
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Self:
         total = self.train + self.validation + self.test
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train + validation + test is {total:g}, not 1")
+        if (self.fold + 1) * Fraction(str(self.test)) > 1:
+            raise ValueError(f"fold {self.fold} of a test share of {self.test:g} is past the end")
         return self
 
 
@@ -100,7 +111,8 @@ def assign_splits(
     """The split of each row: the source's own, or by the order of the patients' hashes.
 
     Groups of patients are ordered by the SHA-256 of seed and group, and laid end to end; a group
-    belongs to the split in whose share of the rows its middle lies. The result depends on neither
+    belongs to the split in whose share of the rows its middle lies. A fold turns them by its number
+    times the share of the test split, the last becoming the first. The result depends on neither
     the order of the rows nor the machine.
 
     Args:
@@ -143,9 +155,10 @@ def _by_hash(sizes: Counter[str], config: SplitConfig, seed: int) -> dict[str, S
         "validation": (1 - Fraction(str(config.test))) * total,
     }
     order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+    turn = config.fold * Fraction(str(config.test)) * total
     before, split_of = 0, {}
     for group in order:
-        middle = before + Fraction(sizes[group], 2)
+        middle = (before + Fraction(sizes[group], 2) + turn) % total
         before += sizes[group]
         split: Split = "test"
         if middle < bounds["train"]:

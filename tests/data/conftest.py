@@ -22,7 +22,7 @@ def prepare_config() -> PrepareConfig:
                 "fallback": "whole",
                 "min_characters": 10,
             },
-            "split": {"train": 0.7, "validation": 0.1, "test": 0.2},
+            "split": {"train": 0.7, "validation": 0.1, "test": 0.2, "fold": 0},
             "shard": {"rows": 16, "row_group_mib": 1},
             "max_reject_fraction": 0.5,
         }

@@ -15,7 +15,7 @@ from aga.data.schema import SPLITS, Split
 from aga.data.splits import SplitConfig, SplitRow, assign_splits, patient_groups, sample_rows
 from aga.errors import DataError
 
-SHARES = SplitConfig(train=0.7, validation=0.1, test=0.2)
+SHARES = SplitConfig(train=0.7, validation=0.1, test=0.2, fold=0)
 
 
 def row(patient: object, pixels: object, given: Split | None = None) -> SplitRow:
@@ -97,9 +97,30 @@ def test_too_few_patients_are_an_error() -> None:
         assign_splits([row("only", number) for number in range(50)], [], SHARES, 0)
 
 
+@pytest.mark.parametrize("folds", [2, 4, 5])
+def test_the_folds_test_every_patient_once(folds: int) -> None:
+    rows = [row(number // 2, number) for number in range(200)]
+    tested = Counter[str]()
+    for fold in range(folds):
+        test = 1 / folds
+        config = SplitConfig(train=0.9 - test, validation=0.1, test=test, fold=fold)
+        splits = assign_splits(rows, [], config, 0)
+        assert abs(splits.count("test") - 200 / folds) <= 2
+        chosen = {row.patient_id for row, split in zip(rows, splits, strict=True) if split == "test"}
+        others = {row.patient_id for row, split in zip(rows, splits, strict=True) if split != "test"}
+        assert not chosen & others
+        tested.update(chosen)
+    assert set(tested.values()) == {1} and len(tested) == 100
+
+
+def test_a_fold_past_the_end_is_an_error() -> None:
+    with pytest.raises(ValidationError, match="past the end"):
+        SplitConfig(train=0.7, validation=0.1, test=0.2, fold=5)
+
+
 def test_shares_sum_to_one() -> None:
     with pytest.raises(ValidationError, match="not 1"):
-        SplitConfig(train=0.7, validation=0.1, test=0.1)
+        SplitConfig(train=0.7, validation=0.1, test=0.1, fold=0)
 
 
 @pytest.mark.parametrize("seed", [0, 7])
