@@ -87,7 +87,7 @@ def _configs() -> dict[str, ObjectiveConfig]:
     inside = {**aga, "weights": {"contrast": 0.0, "iga": 1.0, "bcga": 0.5}}
     cases = {"aga": ("aga", aga), "sigmoid": ("aga", sigmoid), "inside": ("aga", inside)}
     cases["clip"] = ("clip", aga)
-    cases |= {name: (name, aga) for name in ("sparc",)}
+    cases |= {name: (name, aga) for name in ("sparc", "mgca")}
     return {
         case: ObjectiveConfig.model_validate({**values, "name": name, "aga": block})
         for case, (name, block) in cases.items()

@@ -22,6 +22,7 @@ from aga.objectives.base import AlignmentMaps, LossTerms, Objective
 from aga.objectives.clip import ClipConfig, ClipObjective
 from aga.objectives.diagnostics import collapse_warnings
 from aga.objectives.grouping import Groups
+from aga.objectives.mgca import MgcaConfig, MgcaObjective
 from aga.objectives.sparc import SparcConfig, SparcObjective
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "ClipObjective",
     "Groups",
     "LossTerms",
+    "MgcaConfig",
+    "MgcaObjective",
     "Objective",
     "ObjectiveConfig",
     "SparcConfig",
@@ -46,6 +49,7 @@ __all__ = [
 OBJECTIVES: Mapping[str, Callable[[Any, int], Objective]] = {
     "aga": AgaObjective,
     "clip": ClipObjective,
+    "mgca": MgcaObjective,
     "sparc": SparcObjective,
 }
 
@@ -58,12 +62,14 @@ class ObjectiveConfig(Config):
         aga: Adaptive Grouped Alignment.
         clip: The baseline.
         sparc: The baseline with fixed groups.
+        mgca: The baseline with attention and prototypes.
     """
 
-    name: Literal["aga", "clip", "sparc"]
+    name: Literal["aga", "clip", "sparc", "mgca"]
     aga: AgaConfig
     clip: ClipConfig
     sparc: SparcConfig
+    mgca: MgcaConfig
 
 
 def build_objective(config: ObjectiveConfig, width: int) -> Objective:

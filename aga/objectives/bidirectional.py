@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aga.config import Config
 from aga.errors import ParamsError
 from aga.objectives.contrastive import Positions, pair_nce
-from aga.tensors import masked_mean, normalize
+from aga.tensors import masked_mean, masked_softmax, normalize
 
 
 class BcgaConfig(Config):
@@ -55,6 +55,22 @@ class CrossAttention(nn.Module):
         )
         merged: Tensor = self.output(read.transpose(1, 2).flatten(2))
         return merged
+
+    def weights(
+        self,
+        queries: Float[Tensor, "B X D"],
+        others: Float[Tensor, "B Y D"],
+        keep: Bool[Tensor, "B Y"],
+    ) -> Float[Tensor, "B X Y"]:
+        """How much each query reads from each of `others`, averaged over heads.
+
+        Rows sum to 1; all are 0 where `keep` keeps none.
+        """
+        heads = (self.heads, -1)
+        asked = self.query(queries).unflatten(-1, heads).transpose(1, 2)
+        key = self.key_value(others).unflatten(-1, (2, *heads))[:, :, 0].transpose(1, 2)
+        logits = asked @ key.transpose(2, 3) / asked.shape[-1] ** 0.5
+        return masked_softmax(logits, keep[:, None, None, :].expand_as(logits)).mean(1)
 
 
 class BidirectionalAlignment(nn.Module):
