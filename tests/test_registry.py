@@ -41,7 +41,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
-TRACKING = TrackingConfig(uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="tests")
+TRACKING = TrackingConfig(
+    uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="tests", explain_pairs=0
+)
 GATE = PromotionConfig(metric="retrieval/mean_recall_at_10", tolerance=0.01)
 SIZE = 32
 

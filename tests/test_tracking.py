@@ -28,7 +28,9 @@ from aga.tracking import (
 from aga.tracking.spool import SpoolWriter, read_records
 from aga.tracking.store import experiment_id, open_client
 
-SQLITE = TrackingConfig(uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="tests")
+SQLITE = TrackingConfig(
+    uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="tests", explain_pairs=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def history(home: Path, run_id: str, key: str) -> list[tuple[int, float]]:
 )
 def test_a_store_that_would_lose_runs_or_leak_a_password_is_refused(uri: str, reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
-        TrackingConfig(uri=uri, artifacts="mlartifacts", experiment="tests")
+        SQLITE.model_validate(SQLITE.model_dump() | {"uri": uri})
 
 
 def test_a_run_is_logged_with_params_tags_metrics_and_status(home: Path, tmp_path: Path) -> None:
@@ -266,6 +268,58 @@ def test_an_artifact_is_attached_to_a_run_that_has_ended(home: Path, tmp_path: P
         attach_artifact(SQLITE, home, "0" * 32, tmp_path / "report.html")
 
 
+PAGE = "explain/epoch-001/row-3.html"
+
+
+def pages_of(home: Path, run_id: str) -> list[str]:
+    return [a.path for a in client_of(home).list_artifacts(run_id, "explain/epoch-001")]
+
+
+def test_a_page_is_an_artifact_at_its_path_and_is_kept_once(home: Path, tmp_path: Path) -> None:
+    spool = tmp_path / "metrics.jsonl"
+    with start_run(SQLITE, home, "pages", spool=spool) as tracker:
+        tracker.log_metrics({"loss": 1.0}, 1)
+        tracker.log_page(PAGE, "<p>é</p>")
+        tracker.log_metrics({"loss": 2.0}, 2)
+    assert pages_of(home, tracker.run_id) == [PAGE]
+    assert history(home, tracker.run_id, "loss") == [(1, 1.0), (2, 2.0)]
+    fetched = client_of(home).download_artifacts(tracker.run_id, PAGE, str(tmp_path))
+    assert Path(fetched).read_text(encoding="utf-8") == "<p>é</p>"
+
+    with start_run(SQLITE, home, "pages", spool=spool) as again:
+        again.log_page(PAGE, "<p>repeated</p>")
+    kinds = [record["kind"] for record, _ in read_records(spool, 0)]
+    assert kinds.count("artifact") == 1
+
+
+def test_a_page_of_a_run_without_its_store_is_sent_later(
+    home: Path, tmp_path: Path, away: TrackingConfig
+) -> None:
+    spool = tmp_path / "metrics.jsonl"
+    tracker = start_run(away, tmp_path, "offline page", spool=spool)
+    tracker.log_page(PAGE, "<p>page</p>")
+    assert tracker.finish(timeout=20.0) is False
+    run_id = replay(spool, SQLITE, home)
+    assert pages_of(home, run_id) == [PAGE]
+
+
+def test_artifacts_that_cannot_be_stored_hold_no_number_up(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server's own artifact folder, which no client can write, is the common case."""
+    (tmp_path / "a file").touch()
+    for name in ("mlflow.db", "fresh.db"):
+        shutil.copy(home / "fresh.db", tmp_path / name)
+    config = SQLITE.model_copy(update={"artifacts": "a file/in/it", "experiment": "elsewhere"})
+    tracker = start_run(config, tmp_path, "no artifacts", spool=tmp_path / "metrics.jsonl")
+    tracker.log_page(PAGE, "<p>page</p>")
+    tracker.log_page(PAGE.replace("row-3", "row-4"), "<p>page</p>")
+    tracker.log_metrics({"loss": 1.0}, 1)
+    assert tracker.finish()
+    assert history(tmp_path, tracker.run_id, "loss") == [(1, 1.0)]
+    assert sum("does not take artifacts" in message for message in caplog.messages) == 1
+
+
 def test_the_spool_keeps_each_metric_once_per_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = SpoolWriter(path)
@@ -285,7 +339,9 @@ import sys
 from pathlib import Path
 from aga.tracking import TrackingConfig, start_run
 home, index = Path(sys.argv[1]), sys.argv[2]
-config = TrackingConfig(uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="race")
+config = TrackingConfig(
+    uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="race", explain_pairs=0
+)
 with start_run(config, home, index, spool=home / f"{index}.jsonl") as tracker:
     for step in range(20):
         tracker.log_metrics({"loss": float(step)}, step)
@@ -322,7 +378,9 @@ import os, signal, sys
 from pathlib import Path
 from aga.tracking import TrackingConfig, start_run
 home = Path(sys.argv[1])
-config = TrackingConfig(uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="tests")
+config = TrackingConfig(
+    uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="tests", explain_pairs=0
+)
 tracker = start_run(config, home, "killed", spool=Path(sys.argv[2]))
 for step in range(50):
     tracker.log_metrics({"loss": float(step)}, step)

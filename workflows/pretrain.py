@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aga.command import load, option_parser, run, write_json
+from aga.explain import explanation_pages
 from aga.training.distributed import pretrain
 from aga.training.export import summary, write_curves
 from aga.training.run import Recipe
@@ -22,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
         training=params.training,
         checkpoint=params.checkpoint,
     )
-    result = pretrain(recipe, params.cluster, params.tracking, home)
+    result = pretrain(recipe, params.cluster, params.tracking, home, explanation_pages)
     history = result.state.history
     write_json(home / "metrics/pretrain.json", summary(history, params.training.select))
     write_curves(home / "plots/training.csv", history)

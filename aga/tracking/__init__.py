@@ -8,7 +8,8 @@
 
 Contract: `start_run`, and every method of the `Tracker` it returns, raises nothing because of a
 server, a store or a full disk; the other functions raise `TrackingError`. Numbers, settings and
-hashes are logged; report text, patient identifiers and names of patients' files never are.
+hashes are logged; report text, patient identifiers and names of patients' files never are, but for
+pages of data that its source declares free of patients (`Tracker.log_page`).
 
 May import `aga.errors` and `aga.config`. MLflow is optional and imported inside functions, so that
 training works where it is not installed.

@@ -8,13 +8,16 @@ tag.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aga.errors import TrackingError
-from aga.tracking.spool import Record, Sent, read_records
+from aga.tracking.spool import Record, Sent, artifact_folder, read_records
 from aga.tracking.store import Client, TrackingConfig, experiment_id, open_client
+
+log = logging.getLogger(__name__)
 
 BATCH = 1000
 """Metrics in one request, which is what MLflow allows."""
@@ -51,6 +54,7 @@ class Delivery:
     def __init__(self, config: TrackingConfig, home: Path, spool: Path) -> None:
         self._config, self._home, self._spool = config, home, spool
         self._client: Client = None
+        self._warned = False
         self.sent = Sent.load(spool)
 
     def send(self) -> None:
@@ -85,6 +89,8 @@ class Delivery:
             raise TrackingError("The spool does not begin with a start.", where=self._spool)
         if kind == "metrics":
             self._metrics(run_id, records)
+        elif kind == "artifact":
+            self._artifact(run_id, records[0]["path"])
         else:
             self._client.set_terminated(run_id, records[0]["status"], records[0]["time"])
         return run_id
@@ -147,6 +153,20 @@ class Delivery:
         ]
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+    def _artifact(self, run_id: str, name: str) -> None:
+        """Store an artifact; where only its storage fails, the run's numbers go on without it.
+
+        A server may well take numbers, and have its artifacts where this machine cannot write.
+        """
+        path = artifact_folder(self._spool) / name
+        try:
+            send_artifact(self._client, run_id, path, str(PurePosixPath(name).parent))
+        except Exception as error:  # every kind of storage has a library with errors of its own
+            self._exists(run_id)  # raises where the whole store is away: it is sent later
+            if not self._warned:
+                log.warning("MLflow does not take artifacts, the run goes on: %s", error)
+            self._warned = True
 
 
 def send_artifact(client: Client, run_id: str, path: Path, folder: str) -> None:

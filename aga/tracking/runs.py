@@ -106,6 +106,14 @@ class Tracker:
         """Log numbers at a step. A step not beyond a metric's last one is a repetition: ignored."""
         self._spool(lambda: self._writer.append_metrics(values, step))
 
+    def log_page(self, path: str, page: str) -> None:
+        """Keep a page as an artifact of the run at `path`: `explain/epoch-003/row-12.html`.
+
+        A page of a path that has been logged is a repetition: ignored. Pages with images or report
+        texts are for data that may be shown; the caller asks `DatasetInfo.may_be_shown`.
+        """
+        self._spool(lambda: self._writer.append_artifact(path, page.encode("utf-8")))
+
     def finish(self, status: Status = "FINISHED", timeout: float = 60.0) -> bool:
         """End the run, and wait at most `timeout` seconds for what has not been sent.
 

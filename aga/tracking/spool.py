@@ -5,9 +5,11 @@ A spool is a file of JSON lines beside the run, `metrics.jsonl`:
     {"kind": "start", "id": ..., "time": ..., "name": ..., "run_id": ..., "parent": ...,
      "params": {...}, "tags": {...}}                      one per start; the same `id` in each
     {"kind": "metrics", "time": ..., "step": ..., "values": {...}}
+    {"kind": "artifact", "time": ..., "path": "explain/epoch-003/row-12.html"}
     {"kind": "status", "time": ..., "status": "FINISHED"}
 
-Times are milliseconds since 1970. `metrics.jsonl.sent` holds the MLflow run and the number of
+Times are milliseconds since 1970. An artifact's content is below `metrics.jsonl.artifacts/`.
+`metrics.jsonl.sent` holds the MLflow run and the number of
 bytes that it has received. Lines are flushed to the operating system one by one: killing the
 process loses none, and leaves at most one torn line, which `open_spool` removes.
 """
@@ -68,12 +70,16 @@ class SpoolWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_torn_line(path)
         self._last_step: dict[str, int] = {}
+        self._artifacts: set[str] = set()
+        self._folder = artifact_folder(path)
         self.id = uuid.uuid4().hex
         for record, _ in read_records(path, 0):
             if record["kind"] == "start":
                 self.id = record["id"]
             elif record["kind"] == "metrics":
                 self._last_step |= dict.fromkeys(record["values"], record["step"])
+            elif record["kind"] == "artifact":
+                self._artifacts.add(record["path"])
         self._file = path.open("a", encoding="utf-8", buffering=1)  # a flush per line
 
     def append_metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -82,6 +88,20 @@ class SpoolWriter:
         if new:
             self.append({"kind": "metrics", "time": now(), "step": step, "values": new})
             self._last_step |= dict.fromkeys(new, step)
+
+    def append_artifact(self, path: str, content: bytes) -> None:
+        """Keep a file and add its event, unless there has been one of this path.
+
+        Raises:
+            OSError: The disk refuses it.
+        """
+        if path in self._artifacts:
+            return
+        file = self._folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        self.append({"kind": "artifact", "time": now(), "path": path})
+        self._artifacts.add(path)
 
     def append(self, record: Record) -> None:
         """Add one event.
@@ -110,6 +130,11 @@ def read_records(path: Path, offset: int) -> Iterator[tuple[Record, int]]:
                 return
             offset += len(line)
             yield json.loads(line), offset
+
+
+def artifact_folder(spool: Path) -> Path:
+    """Where a spool keeps the content of its artifacts."""
+    return spool.with_name(spool.name + ".artifacts")
 
 
 def now() -> int:

@@ -30,11 +30,14 @@ class TrackingConfig(Config):
             and password belong into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
         artifacts: Folder of the artifacts beside the sqlite store. A server has its own place.
         experiment: Name of the experiment that runs belong to.
+        explain_pairs: Validation pairs whose words and patches are logged as pages after each
+            epoch, where the source declares that its data may be shown; 0 logs none.
     """
 
     uri: str
     artifacts: str = Field(min_length=1)
     experiment: str = Field(pattern=r"^[\w. -]+$")
+    explain_pairs: int = Field(ge=0, le=32)
 
     @field_validator("uri")
     @classmethod

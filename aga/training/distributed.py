@@ -30,6 +30,7 @@ from aga.training.checkpoint import Row, TrainingState
 from aga.training.export import export_bundle
 from aga.training.job import Job
 from aga.training.loop import DivergenceError
+from aga.training.pages import EpochPages, MakePages
 from aga.training.preflight import check_resources, local_node
 from aga.training.run import Listener, Recipe, RunData, build_context, follow
 
@@ -98,7 +99,11 @@ class PretrainResult:
 
 
 def pretrain(
-    recipe: Recipe, cluster: ClusterConfig, tracking: TrackingConfig, home: Path
+    recipe: Recipe,
+    cluster: ClusterConfig,
+    tracking: TrackingConfig,
+    home: Path,
+    make_pages: MakePages | None = None,
 ) -> PretrainResult:
     """Train with Ray, and export the best epoch to `models/encoder`.
 
@@ -110,6 +115,8 @@ def pretrain(
         cluster: Workers and storage.
         tracking: Where the run is tracked.
         home: The project's folder: holds `data/`, gets `models/`; relative paths start here.
+        make_pages: Makes the pages of `tracking.explain_pairs`; a function of a module that the
+            workers can import.
 
     Raises:
         ParamsError: The settings do not fit each other, or ask for more than the cluster has.
@@ -125,7 +132,7 @@ def pretrain(
     if state is None:
         job.check(data, cluster.workers)
         with ray_session(cluster):
-            launch(job, cluster)
+            launch(job, cluster, make_pages=make_pages)
         state = job.final_state()
         if state is None:
             raise CheckpointError(
@@ -181,13 +188,19 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def launch(job: Job, cluster: ClusterConfig, callbacks: Sequence[Any] = ()) -> None:
+def launch(
+    job: Job,
+    cluster: ClusterConfig,
+    callbacks: Sequence[Any] = (),
+    make_pages: MakePages | None = None,
+) -> None:
     """Run a job's workers to the end on the Ray that is connected.
 
     Args:
         job: What to train.
         cluster: The workers.
         callbacks: Of class `ray.train.UserCallback`; they get each epoch's row.
+        make_pages: As of `pretrain`.
 
     Raises:
         DivergenceError: The loss is no longer a number.
@@ -199,7 +212,7 @@ def launch(job: Job, cluster: ClusterConfig, callbacks: Sequence[Any] = ()) -> N
 
     trainer = TorchTrainer(
         work,
-        train_loop_config={"job": job.model_dump_json()},
+        train_loop_config={"job": job.model_dump_json(), "make_pages": make_pages},
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=cluster.workers,
@@ -231,11 +244,11 @@ def launch(job: Job, cluster: ClusterConfig, callbacks: Sequence[Any] = ()) -> N
         raise LASTING[name](message)
 
 
-def work(config: Mapping[str, str]) -> tuple[str, str] | None:
+def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
     """A worker's whole life; runs in each of them at once.
 
     Args:
-        config: `job`, as JSON.
+        config: `job`, as JSON; `make_pages`, as of `pretrain`.
 
     Returns:
         None after a good end; otherwise class name and text of an error of `LASTING`.
@@ -245,7 +258,7 @@ def work(config: Mapping[str, str]) -> tuple[str, str] | None:
     _log_to_driver()
     job = Job.model_validate_json(config["job"])
     try:
-        _train(job)
+        _train(job, config["make_pages"])
     except tuple(LASTING.values()) as error:
         # The loss diverges in every worker at once. Other errors may be one worker's alone: then
         # the rest wait for it, until raising it here makes Ray stop them all.
@@ -255,23 +268,28 @@ def work(config: Mapping[str, str]) -> tuple[str, str] | None:
     return None
 
 
-def _train(job: Job) -> None:
+def _train(job: Job, make_pages: MakePages | None) -> None:
     from ray import train
     from ray.train.torch import get_device
 
     device: torch.device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # where NCCL's own tensors go
-    context = build_context(job.recipe, RunData.open(job.home), job.home, device)
+    data = RunData.open(job.home)
+    context = build_context(job.recipe, data, job.home, device)
+    pages: EpochPages | None = None
 
-    def report_all_but_the_last(row: Row) -> None:
+    def end_epoch(row: Row) -> None:
+        if pages is not None:
+            pages.log(int(row["epoch"]))
         if row["epoch"] < job.recipe.training.epochs:
             train.report(dict(row))
 
-    listener = Listener(end_epoch=report_all_but_the_last)
+    listener = Listener(end_epoch=end_epoch)
     with job.track() if rank() == 0 else nullcontext() as tracker:
         if tracker is not None:
             listener.log_metrics = tracker.log_metrics
+            pages = EpochPages(make_pages, context, data, job.tracking.explain_pairs, tracker)
         state = follow(context, job.recipe.checkpoint, job.folder, listener)
     if len(state.history) == job.recipe.training.epochs:
         # Last of all: a search ends a trial's processes at the report of its last epoch.

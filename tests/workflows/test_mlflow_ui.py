@@ -19,7 +19,9 @@ from aga.tracking import TrackingConfig, attach_artifact, mlflow_ui_command, sta
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-TRACKING = TrackingConfig(uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="phantom")
+TRACKING = TrackingConfig(
+    uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="phantom", explain_pairs=0
+)
 MODEL = RegistryConfig(model="phantom-encoder")
 METRIC = "retrieval/mean_recall_at_10"
 OPTIONS = (

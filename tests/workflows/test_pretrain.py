@@ -84,6 +84,8 @@ def test_a_killed_worker_changes_no_bit_and_a_repeated_command_trains_nothing(
         assert store.execute("select status from runs").fetchall() == [("FINISHED",)]
         logged = store.execute("select step from metrics where key = 'loss/validation'").fetchall()
         assert sorted(logged) == [(17,), (34,), (51,), (68,)], "each epoch once"
+    pages = sorted(path.parent.name for path in (home / "mlartifacts").rglob("row-*.html"))
+    assert pages == [f"epoch-{epoch:03}" for epoch in (1, 1, 2, 2, 3, 3, 4, 4)]
 
     started = time.monotonic()
     assert "has finished before" in finish(command(home))
