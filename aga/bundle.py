@@ -31,6 +31,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from aga.config import Config
+from aga.data.sentences import SentenceSplitter
 from aga.data.tokenizer import encode, open_tokenizer, pad_tokens
 from aga.data.transforms import ImageTransform
 from aga.encoders.weights import load_strict, on_cpu
@@ -102,6 +103,7 @@ class Bundle:
         Keeps B * (P + L) * D floats; pass few pairs at a time.
         """
         token_ids, attention_mask, content_mask = self.tokenize(texts)
+        sentences = SentenceSplitter.of(self.tokenizer)(token_ids, content_mask)
         parts = []
         for start, pixels in zip(
             range(0, len(texts), batch_size), self._pixels(images, batch_size), strict=True
@@ -112,6 +114,7 @@ class Bundle:
                 token_ids=token_ids[part],
                 attention_mask=attention_mask[part],
                 content_mask=content_mask[part],
+                sentences=sentences[part],
                 rows=torch.arange(start, start + len(pixels), device=self.device),
             )
             parts.append(self.model(batch))

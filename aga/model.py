@@ -110,6 +110,7 @@ class AlignmentModel(nn.Module):
             text=text,
             content_mask=batch.content_mask,
             token_ids=batch.token_ids,
+            sentences=batch.sentences,
         )
 
     def encode_images(

@@ -18,6 +18,7 @@ class PairBatch:
         token_ids: Vocabulary ids, padded on the right.
         attention_mask: True for every real token, special tokens included.
         content_mask: True for content tokens: neither padding nor a special token (CLS, SEP, ...).
+        sentences: Number of each token's sentence in its report, from 0; -1 where it is no content.
         rows: Row numbers in `data/studies/manifest.parquet`; the only identity a batch carries.
     """
 
@@ -25,6 +26,7 @@ class PairBatch:
     token_ids: Int64[Tensor, "B L"]
     attention_mask: Bool[Tensor, "B L"]
     content_mask: Bool[Tensor, "B L"]
+    sentences: Int64[Tensor, "B L"]
     rows: Int64[Tensor, "B"]
 
     def __len__(self) -> int:
@@ -47,6 +49,7 @@ class PairEmbeddings:
         text: Projected global text feature `t`.
         content_mask: True for content tokens, as in `PairBatch`.
         token_ids: Vocabulary ids, by which repeated words of one report are recognised.
+        sentences: Number of each token's sentence, as in `PairBatch`; under `L`.
     """
 
     patches: Float[Tensor, "B P D"]
@@ -55,6 +58,7 @@ class PairEmbeddings:
     text: Float[Tensor, "B D"]
     content_mask: Bool[Tensor, "B L"]
     token_ids: Int64[Tensor, "B L"]
+    sentences: Int64[Tensor, "B L"]
 
     def __len__(self) -> int:
         return self.image.shape[0]

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from aga.bundle import MANIFEST, Bundle, bundle_sha256, load_bundle, save_bundle
+from aga.data.sentences import SentenceSplitter
 from aga.data.tokenizer import trained_tokenizer
 from aga.data.transforms import ImageTransform
 from aga.encoders.image import ImageEncoderConfig
@@ -215,6 +216,9 @@ def test_embeddings_have_length_one_and_ignore_the_batch_size(saved: tuple[Path,
     parts = bundle.embed_pairs(images(), TEXTS, batch_size=2)
     for name in ("patches", "tokens", "image", "text"):
         torch.testing.assert_close(getattr(parts, name), getattr(pairs, name))
+    sentences = SentenceSplitter.of(bundle.tokenizer)(pairs.token_ids, pairs.content_mask)
+    assert parts.sentences.equal(pairs.sentences)
+    assert pairs.sentences.equal(sentences)
     torch.testing.assert_close(
         torch.nn.functional.normalize(pairs.image, dim=1), bundle.embed_images(images())
     )

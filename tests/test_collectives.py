@@ -31,7 +31,8 @@ class _Encoder(nn.Module):
     def forward(self, images: Tensor, texts: Tensor, content: Tensor, ids: Tensor) -> Tensor:
         patches, tokens = self.patches(images), self.tokens(texts)
         image, text = patches.mean(1).tanh(), tokens.mean(1).tanh()
-        return self.objective(PairEmbeddings(patches, tokens, image, text, content, ids)).total
+        pairs = PairEmbeddings(patches, tokens, image, text, content, ids, sentences=ids)
+        return self.objective(pairs).total
 
 
 def _batch() -> list[Tensor]:

@@ -44,6 +44,7 @@ def batch(pairs: int) -> PairBatch:
         token_ids=torch.randint(4, 40, (pairs, 8), generator=generator) * attention,
         attention_mask=attention,
         content_mask=attention & (torch.arange(8) > 0),
+        sentences=(torch.arange(8) // 3).expand(pairs, 8),
         rows=torch.arange(pairs),
     )
 

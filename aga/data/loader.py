@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Int64, UInt8
 
 from aga.data.schema import Split
+from aga.data.sentences import SentenceSplitter
 from aga.data.splits import sample_rows
 from aga.data.studies import StudyDataset
 from aga.data.tokenizer import pad_tokens
@@ -73,6 +74,7 @@ class PairDataset:
             self.rows = self.rows[sample_rows(patients, *sample)]
         self.tokens = tokens
         self._studies = studies
+        self._sentences = SentenceSplitter.of(tokens.tokenizer)
         self._images = studies.images(cache)
         self.transform = transform or training_transform(studies, self._images)
 
@@ -95,6 +97,7 @@ class PairDataset:
             token_ids=token_ids,
             attention_mask=attention_mask,
             content_mask=content_mask,
+            sentences=self._sentences(token_ids, content_mask),
             rows=torch.from_numpy(np.array(rows)),
         )
 

@@ -22,6 +22,7 @@ from aga.data.loader import (
     rank_slice,
     training_transform,
 )
+from aga.data.sentences import SentenceSplitter
 from aga.data.studies import StudyDataset
 from aga.data.tokens import TokenDataset, TokenizerConfig, tokenize
 from aga.data.transforms import AugmentationConfig, augment
@@ -101,6 +102,9 @@ def test_a_batch_holds_the_named_rows_in_the_named_order(
         assert (batch.token_ids[index, length:] == tokens.tokenizer.pad_token_id).all()
         assert batch.attention_mask[index].sum() == length
         assert batch.content_mask[index, :length].tolist() == tokens.content(row).tolist()
+    splitter = SentenceSplitter.of(tokens.tokenizer)
+    assert batch.sentences.equal(splitter(batch.token_ids, batch.content_mask))
+    assert batch.sentences.amax() > 0
 
 
 def test_content_is_all_but_the_special_tokens(train: PairDataset) -> None:

@@ -48,6 +48,7 @@ def shuffled(pairs: PairEmbeddings, seed: int) -> PairEmbeddings:
         tokens=pairs.tokens[:, words],
         content_mask=pairs.content_mask[:, words],
         token_ids=pairs.token_ids[:, words],
+        sentences=pairs.sentences[:, words],
     )
 
 

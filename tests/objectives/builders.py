@@ -58,8 +58,9 @@ def embeddings(
 ) -> PairEmbeddings:
     """Random embeddings; `lengths` content tokens a pair, anywhere among `padded` positions.
 
-    Words repeat: ids are drawn from a vocabulary of three. Padding holds ids and vectors like any
-    position, so that whoever looks at it is found out.
+    Words repeat: ids are drawn from a vocabulary of three. Sentences are up to three, of tokens
+    anywhere. Padding holds ids, sentences and vectors like any position, so that whoever looks at
+    it is found out.
     """
     generator = torch.Generator().manual_seed(seed)
     count = len(lengths)
@@ -75,6 +76,7 @@ def embeddings(
         text=draw(count, width),
         content_mask=order < torch.tensor(lengths)[:, None],
         token_ids=torch.randint(0, 3, (count, padded), generator=generator),
+        sentences=torch.randint(0, min(padded, 3), (count, padded), generator=generator),
     )
 
 
@@ -107,4 +109,5 @@ def with_padding(pairs: PairEmbeddings, more: int, fill: float) -> PairEmbedding
         tokens=torch.cat((pairs.tokens, blank), 1),
         content_mask=torch.cat((pairs.content_mask, torch.zeros(count, more).bool()), 1),
         token_ids=torch.cat((pairs.token_ids, torch.zeros(count, more).long()), 1),
+        sentences=torch.cat((pairs.sentences, torch.full((count, more), -1)), 1),
     )
