@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -29,15 +29,19 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def own_rows(local: Tensor) -> Int64[Tensor, "B"]:
+    """Where this process's rows stand among those of all processes, in the order of `local`."""
+    count = len(local)
+    return rank() * count + torch.arange(count, device=local.device)
+
+
 class _Gather(torch.autograd.Function):
     """All-gather along the first axis; the backward sums over processes, then takes its slice."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
         ctx.rows = local.shape[0]
-        gathered = local.new_empty(world_size() * ctx.rows, *local.shape[1:])
-        dist.all_gather(list(gathered.chunk(world_size())), local.contiguous())
-        return gathered
+        return _all_gather(local)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -46,11 +50,17 @@ class _Gather(torch.autograd.Function):
         return total.narrow(0, rank() * ctx.rows, ctx.rows)
 
 
-def gather_with_gradient(local: Float[Tensor, "B D"]) -> Float[Tensor, "N D"]:
+def _all_gather(local: Tensor) -> Tensor:
+    gathered = local.new_empty(world_size() * local.shape[0], *local.shape[1:])
+    dist.all_gather(list(gathered.chunk(world_size())), local.contiguous())
+    return gathered
+
+
+def gather_with_gradient(local: Float[Tensor, "B *axes"]) -> Float[Tensor, "N *axes"]:
     """The rows of all processes, in rank order; gradients flow back to every process.
 
     Args:
-        local: This process's rows. Every process must hold the same number of them.
+        local: This process's rows. Every process must hold the same number of them, of one shape.
 
     Returns:
         Rows `rank() * B` up to `(rank() + 1) * B` are `local`; `local` itself for one process.
@@ -59,3 +69,27 @@ def gather_with_gradient(local: Float[Tensor, "B D"]) -> Float[Tensor, "N D"]:
         return local
     gathered: Tensor = _Gather.apply(local)
     return gathered
+
+
+def gather_padded(
+    tokens: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]
+) -> tuple[Float[Tensor, "N M D"], Bool[Tensor, "N M"]]:
+    """The token vectors of all processes with their masks, padded to the longest process's `L`.
+
+    Args:
+        tokens: As for `gather_with_gradient`, but `L` may differ between processes.
+        mask: Tokens that are kept.
+
+    Returns:
+        Vectors, with gradient to every process, and masks; those of the added positions are 0 and
+        False. The arguments themselves for one process.
+    """
+    if world_size() == 1:
+        return tokens, mask
+    longest = torch.tensor(tokens.shape[1], device=tokens.device)
+    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
+    more = int(longest) - tokens.shape[1]
+    tokens = torch.nn.functional.pad(tokens, (0, 0, 0, more))
+    mask = torch.nn.functional.pad(mask, (0, more))
+    # As bytes: not every backend sends booleans.
+    return gather_with_gradient(tokens), _all_gather(mask.to(torch.uint8)).bool()

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from aga.collectives import gather_with_gradient, rank
+from aga.collectives import gather_with_gradient, own_rows
 from aga.config import Config
 from aga.tensors import masked_mean, normalize
 
@@ -189,18 +189,35 @@ class ContrastConfig(Config):
     temperature: Annotated[float, Field(ge=1 / MAX_SCALE)]
 
 
-class GlobalContrast(nn.Module):
-    """The global loss `L_global` with its learned temperature (docs/method.md, step 8)."""
+class LearnedScale(nn.Module):
+    """A learned temperature τ; what is learned is `log 1/τ`.
 
-    def __init__(self, config: ContrastConfig) -> None:
+    Args:
+        temperature: τ at the start.
+    """
+
+    def __init__(self, temperature: float) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
-        self.bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if config.form == "sigmoid" else None
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
     @property
     def temperature(self) -> Float[Tensor, ""]:
         """τ as it is now, without gradient."""
         return (-self.log_scale.detach()).exp()
+
+    def scale(self) -> Float[Tensor, ""]:
+        """1/τ with gradient; puts τ back to 0.01 first where it has fallen under it."""
+        with torch.no_grad():  # a projection: a clamp in the graph would stop the gradient for good
+            self.log_scale.clamp_(max=math.log(MAX_SCALE))
+        return self.log_scale.exp()
+
+
+class GlobalContrast(LearnedScale):
+    """The global loss `L_global` with its learned temperature (docs/method.md, step 8)."""
+
+    def __init__(self, config: ContrastConfig) -> None:
+        super().__init__(config.temperature)
+        self.bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if config.form == "sigmoid" else None
 
     def forward(self, image: Float[Tensor, "B D"], text: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         """This process's share of the loss; the mean over processes is the loss of all `N` pairs.
@@ -208,15 +225,24 @@ class GlobalContrast(nn.Module):
         Each process compares its own images with the texts of all processes, and its own texts
         with all images, so that no combination is computed twice.
         """
-        with torch.no_grad():  # a projection: a clamp in the graph would stop the gradient for good
-            self.log_scale.clamp_(max=math.log(MAX_SCALE))
-        scale = self.log_scale.exp()
-        image, text = normalize(image), normalize(text)
-        images, texts = gather_with_gradient(torch.cat((image, text), dim=-1)).chunk(2, dim=-1)
-        own = rank() * len(image) + torch.arange(len(image), device=image.device)
+        scale = self.scale()
         if self.bias is None:
-            return info_nce(image, text, images, texts, own, scale=scale)
-        return pairwise_sigmoid(image, texts, own, scale, self.bias)
+            return gathered_info_nce(image, text, scale)
+        image, texts = normalize(image), gather_with_gradient(normalize(text))
+        return pairwise_sigmoid(image, texts, own_rows(image), scale, self.bias)
+
+
+def gathered_info_nce(
+    image: Float[Tensor, "B D"],
+    text: Float[Tensor, "B D"],
+    scale: Float[Tensor, ""] | float,
+    image_weight: float = 0.5,
+) -> Float[Tensor, ""]:
+    """`info_nce` of this process's pairs among those of all processes; vectors of any length."""
+    image, text = normalize(image), normalize(text)
+    images, texts = gather_with_gradient(torch.cat((image, text), dim=-1)).chunk(2, dim=-1)
+    own = own_rows(image)
+    return info_nce(image, text, images, texts, own, scale=scale, image_weight=image_weight)
 
 
 def info_nce(
@@ -226,9 +252,10 @@ def info_nce(
     texts: Float[Tensor, "N D"],
     own: Int64[Tensor, "B"],
     *,
-    scale: Float[Tensor, ""],
+    scale: Float[Tensor, ""] | float,
+    image_weight: float = 0.5,
 ) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE of unit vectors.
+    """InfoNCE of unit vectors in both directions.
 
     Args:
         image: The images that ask, for their own text among `texts`.
@@ -237,10 +264,11 @@ def info_nce(
         texts: The candidates of every process.
         own: Row of each query's own pair among the candidates.
         scale: 1/τ.
+        image_weight: Weight of the images that ask; the texts that ask have the rest to 1.
     """
     image_to_text = nn.functional.cross_entropy(scale * image @ texts.T, own)
     text_to_image = nn.functional.cross_entropy(scale * text @ images.T, own)
-    return (image_to_text + text_to_image) / 2
+    return image_weight * image_to_text + (1 - image_weight) * text_to_image
 
 
 def pairwise_sigmoid(
