@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.parallel import DistributedDataParallel
 
-from aga.collectives import gather_with_gradient, rank, world_size
+from aga.collectives import gather_padded, gather_with_gradient, own_rows, rank, world_size
 from aga.objectives import ObjectiveConfig, build_objective
 from aga.pairs import PairEmbeddings
 
@@ -31,7 +32,10 @@ class _Encoder(nn.Module):
     def forward(self, images: Tensor, texts: Tensor, content: Tensor, ids: Tensor) -> Tensor:
         patches, tokens = self.patches(images), self.tokens(texts)
         image, text = patches.mean(1).tanh(), tokens.mean(1).tanh()
-        pairs = PairEmbeddings(patches, tokens, image, text, content, ids, sentences=ids)
+        more = rank()  # each process has a longest report of its own
+        tokens = pad(tokens, (0, 0, 0, more), value=9.0)
+        content, ids = pad(content, (0, more)), pad(ids, (0, more))
+        pairs = PairEmbeddings(patches, tokens, image, text, content, ids)
         return self.objective(pairs).total
 
 
@@ -66,6 +70,16 @@ def _loss_and_gradients(config: ObjectiveConfig, *, parallel: bool) -> dict[str,
     return {"loss": mean / world_size(), **gradients}
 
 
+def _uneven() -> dict[str, Tensor]:
+    """What is gathered of reports that are longer from process to process, and its gradient."""
+    tokens = torch.full((2, rank() + 1, 3), 1.0 + rank(), requires_grad=True)
+    gathered, mask = gather_padded(tokens, tokens.detach()[..., 0] > 0)
+    weight = (rank() + 1) * torch.arange(gathered.numel()).float().reshape(gathered.shape)
+    (gathered * weight).sum().backward()
+    found = {"tokens": gathered.detach(), "mask": mask, "own": own_rows(tokens)}
+    return {**found, "gradient": tokens.grad}
+
+
 def _process(number: int, count: int, folder: str, configs: dict[str, str]) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
@@ -75,7 +89,7 @@ def _process(number: int, count: int, folder: str, configs: dict[str, str]) -> N
         found = _loss_and_gradients(config, parallel=True)
         save_file(found, f"{folder}/{name}-{number}.safetensors")
     slices = gather_with_gradient(torch.full((2, 1), float(rank())))
-    save_file({"rows": slices}, f"{folder}/gathered-{number}.safetensors")
+    save_file({"rows": slices, **_uneven()}, f"{folder}/gathered-{number}.safetensors")
     dist.destroy_process_group()
 
 
@@ -89,6 +103,8 @@ def _configs() -> dict[str, ObjectiveConfig]:
     cases = {"aga": ("aga", aga), "sigmoid": ("aga", sigmoid), "inside": ("aga", inside)}
     cases["clip"] = ("clip", aga)
     cases |= {name: (name, aga) for name in ("sparc", "mgca")}
+    between = ("convirt", "siglip", "filip", "gloria")
+    cases |= {name: (name, aga) for name in between}
     return {
         case: ObjectiveConfig.model_validate({**values, "name": name, "aga": block})
         for case, (name, block) in cases.items()
@@ -111,8 +127,21 @@ def test_any_number_of_processes_gives_one_loss_and_one_gradient(
                 worst = (found[key] - value).abs().max().item()
                 assert worst <= 1e-6 * max(1.0, value.abs().max().item()), (name, number, key)
     for number in range(count):
-        rows = load_file(tmp_path / f"gathered-{number}.safetensors")["rows"]
-        assert rows[:, 0].tolist() == [float(r) for r in range(count) for _ in range(2)]
+        found = load_file(tmp_path / f"gathered-{number}.safetensors")
+        assert found["rows"][:, 0].tolist() == [float(r) for r in range(count) for _ in range(2)]
+        assert found["own"].tolist() == [2 * number, 2 * number + 1]
+        _check_uneven(found, number, count)
+
+
+def _check_uneven(found: dict[str, Tensor], number: int, count: int) -> None:
+    """Row `r` has `r + 1` tokens of value `r + 1`, then padding; gradients come from everywhere."""
+    lengths = torch.arange(1, count + 1).repeat_interleave(2)
+    there = torch.arange(count) < lengths[:, None]
+    assert found["mask"].equal(there)
+    assert found["tokens"].equal((lengths[:, None] * there)[..., None].expand(-1, -1, 3).float())
+    weight = torch.arange(found["tokens"].numel()).float().reshape(found["tokens"].shape)
+    expected = sum(range(1, count + 1)) * weight[2 * number : 2 * number + 2, : number + 1]
+    assert found["gradient"].equal(expected)
 
 
 def test_one_process_gathers_nothing() -> None:
@@ -120,3 +149,5 @@ def test_one_process_gathers_nothing() -> None:
     assert world_size() == 1
     assert rank() == 0
     assert gather_with_gradient(rows) is rows
+    tokens, mask = torch.randn(3, 4, 2), torch.ones(3, 4).bool()
+    assert all(a is b for a, b in zip(gather_padded(tokens, mask), (tokens, mask), strict=True))

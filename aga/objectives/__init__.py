@@ -3,8 +3,8 @@
 Contract: `Objective.forward(PairEmbeddings) -> LossTerms`. An objective owns its parameters (gates,
 temperatures, attention), computes in float32 or wider whatever the encoders ran in, and gives the
 same loss and gradients on any number of processes. One file holds one objective and its
-configuration; `contrastive`, `grouping`, `gates` and `bidirectional` hold the parts. A new
-objective is one more file, one field of `ObjectiveConfig`, one entry of `OBJECTIVES`, one
+configuration; `contrastive`, `pairwise`, `grouping`, `gates` and `bidirectional` hold the parts. A
+new objective is one more file, one field of `ObjectiveConfig`, one entry of `OBJECTIVES`, one
 block of params.yaml and one reference test.
 
 May import `aga.pairs`, `aga.collectives`, `aga.tensors`, `aga.errors` and `aga.config`; knows
@@ -20,9 +20,13 @@ from aga.config import Config
 from aga.objectives.aga import AgaConfig, AgaObjective
 from aga.objectives.base import AlignmentMaps, LossTerms, Objective
 from aga.objectives.clip import ClipConfig, ClipObjective
+from aga.objectives.convirt import ConvirtConfig, ConvirtObjective
 from aga.objectives.diagnostics import collapse_warnings
+from aga.objectives.filip import FilipConfig, FilipObjective
+from aga.objectives.gloria import GloriaConfig, GloriaObjective
 from aga.objectives.grouping import Groups
 from aga.objectives.mgca import MgcaConfig, MgcaObjective
+from aga.objectives.siglip import SiglipConfig, SiglipObjective
 from aga.objectives.sparc import SparcConfig, SparcObjective
 
 __all__ = [
@@ -32,12 +36,20 @@ __all__ = [
     "AlignmentMaps",
     "ClipConfig",
     "ClipObjective",
+    "ConvirtConfig",
+    "ConvirtObjective",
+    "FilipConfig",
+    "FilipObjective",
+    "GloriaConfig",
+    "GloriaObjective",
     "Groups",
     "LossTerms",
     "MgcaConfig",
     "MgcaObjective",
     "Objective",
     "ObjectiveConfig",
+    "SiglipConfig",
+    "SiglipObjective",
     "SparcConfig",
     "SparcObjective",
     "build_objective",
@@ -49,6 +61,10 @@ __all__ = [
 OBJECTIVES: Mapping[str, Callable[[Any, int], Objective]] = {
     "aga": AgaObjective,
     "clip": ClipObjective,
+    "convirt": ConvirtObjective,
+    "siglip": SiglipObjective,
+    "filip": FilipObjective,
+    "gloria": GloriaObjective,
     "mgca": MgcaObjective,
     "sparc": SparcObjective,
 }
@@ -61,13 +77,21 @@ class ObjectiveConfig(Config):
         name: The objective in use; the others' settings are validated but not used.
         aga: Adaptive Grouped Alignment.
         clip: The baseline.
+        convirt: The baseline with a weight for each direction.
+        siglip: The baseline of yes-no questions.
+        filip: The baseline of best matches between pairs.
+        gloria: The baseline of attention between pairs.
         sparc: The baseline with fixed groups.
         mgca: The baseline with attention and prototypes.
     """
 
-    name: Literal["aga", "clip", "sparc", "mgca"]
+    name: Literal["aga", "clip", "convirt", "siglip", "filip", "gloria", "sparc", "mgca"]
     aga: AgaConfig
     clip: ClipConfig
+    convirt: ConvirtConfig
+    siglip: SiglipConfig
+    filip: FilipConfig
+    gloria: GloriaConfig
     sparc: SparcConfig
     mgca: MgcaConfig
 
