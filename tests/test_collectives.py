@@ -35,7 +35,7 @@ class _Encoder(nn.Module):
         more = rank()  # each process has a longest report of its own
         tokens = pad(tokens, (0, 0, 0, more), value=9.0)
         content, ids = pad(content, (0, more)), pad(ids, (0, more))
-        pairs = PairEmbeddings(patches, tokens, image, text, content, ids)
+        pairs = PairEmbeddings(patches, tokens, image, text, content, ids, sentences=ids)
         return self.objective(pairs).total
 
 
