@@ -102,7 +102,7 @@ def _configs() -> dict[str, ObjectiveConfig]:
     inside = {**aga, "weights": {"contrast": 0.0, "iga": 1.0, "bcga": 0.5}}
     cases = {"aga": ("aga", aga), "sigmoid": ("aga", sigmoid), "inside": ("aga", inside)}
     cases["clip"] = ("clip", aga)
-    cases |= {name: (name, aga) for name in ("sparc", "mgca")}
+    cases |= {name: (name, aga) for name in ("sparc", "mgca", "prior")}
     between = ("convirt", "siglip", "filip", "gloria")
     cases |= {name: (name, aga) for name in between}
     return {

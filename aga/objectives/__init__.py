@@ -26,6 +26,7 @@ from aga.objectives.filip import FilipConfig, FilipObjective
 from aga.objectives.gloria import GloriaConfig, GloriaObjective
 from aga.objectives.grouping import Groups
 from aga.objectives.mgca import MgcaConfig, MgcaObjective
+from aga.objectives.prior import PriorConfig, PriorObjective
 from aga.objectives.siglip import SiglipConfig, SiglipObjective
 from aga.objectives.sparc import SparcConfig, SparcObjective
 
@@ -48,6 +49,8 @@ __all__ = [
     "MgcaObjective",
     "Objective",
     "ObjectiveConfig",
+    "PriorConfig",
+    "PriorObjective",
     "SiglipConfig",
     "SiglipObjective",
     "SparcConfig",
@@ -66,6 +69,7 @@ OBJECTIVES: Mapping[str, Callable[[Any, int], Objective]] = {
     "filip": FilipObjective,
     "gloria": GloriaObjective,
     "mgca": MgcaObjective,
+    "prior": PriorObjective,
     "sparc": SparcObjective,
 }
 
@@ -83,9 +87,10 @@ class ObjectiveConfig(Config):
         gloria: The baseline of attention between pairs.
         sparc: The baseline with fixed groups.
         mgca: The baseline with attention and prototypes.
+        prior: The baseline of sentences.
     """
 
-    name: Literal["aga", "clip", "convirt", "siglip", "filip", "gloria", "sparc", "mgca"]
+    name: Literal["aga", "clip", "convirt", "siglip", "filip", "gloria", "sparc", "mgca", "prior"]
     aga: AgaConfig
     clip: ClipConfig
     convirt: ConvirtConfig
@@ -94,6 +99,7 @@ class ObjectiveConfig(Config):
     gloria: GloriaConfig
     sparc: SparcConfig
     mgca: MgcaConfig
+    prior: PriorConfig
 
 
 def build_objective(config: ObjectiveConfig, width: int) -> Objective:

@@ -31,6 +31,8 @@ _COLLAPSES = (
     ("embedding/token_cosine", "above", NEARLY_ALL, "the tokens of a report are nearly equal"),
     ("iga/image_dependence", "above", -INDEPENDENT, f"IGA {CODE_BOOK}"),
     ("bcga/image_dependence", "above", -INDEPENDENT, f"BCGA {CODE_BOOK}"),
+    ("fine/image_dependence", "above", -INDEPENDENT, f"the fine term {CODE_BOOK}"),
+    ("local/image_dependence", "above", -INDEPENDENT, f"the local term {CODE_BOOK}"),
     ("contrast/temperature", "below", COLDEST, "the contrast temperature is at its lower limit"),
 )
 

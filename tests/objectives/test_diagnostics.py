@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from baselines import baseline
 from builders import embeddings, objective, settings
 
 from aga.objectives import collapse_warnings
@@ -117,3 +118,13 @@ def test_terms_that_ignore_the_image_are_named() -> None:
     same = replace(HEALTHY, patches=HEALTHY.patches[:1].expand(12, -1, -1))
     found = objective(settings(), width=6).image_dependence(same)
     assert [w.split(" ")[0] for w in collapse_warnings(found).values()] == ["IGA", "BCGA"]
+
+
+@pytest.mark.parametrize(
+    ("name", "term"), [("sparc", "fine"), ("mgca", "local"), ("prior", "local")]
+)
+def test_terms_of_the_baselines_that_ignore_the_image_are_named(name: str, term: str) -> None:
+    same = replace(HEALTHY, patches=HEALTHY.patches[:1].expand(12, -1, -1))
+    warnings = collapse_warnings(baseline(name).image_dependence(same))
+    assert list(warnings) == [f"{term}/image_dependence"]
+    assert warnings[f"{term}/image_dependence"].startswith(f"the {term} term is solved without")
