@@ -10,7 +10,7 @@ from builders import embeddings, objective_config, settings
 from pydantic import ValidationError
 
 from aga.errors import ParamsError
-from aga.objectives import AgaConfig, AgaObjective, ClipObjective, build_objective
+from aga.objectives import OBJECTIVES, AgaConfig, build_objective
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_learned_gate_that_cannot_learn_is_said(caplog: pytest.LogCaptureFixtu
     assert "gate.relaxation" in caplog.text
 
 
-@pytest.mark.parametrize(("name", "kind"), [("aga", AgaObjective), ("clip", ClipObjective)])
+@pytest.mark.parametrize(("name", "kind"), OBJECTIVES.items())
 def test_names_build_their_objective(name: str, kind: type) -> None:
     built = build_objective(objective_config(name), width=6)
     assert isinstance(built, kind)
