@@ -193,9 +193,10 @@ def _read_boxes(path: Path) -> dict[str, _Boxes]:
             for image in coco["images"]
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            "The lung boxes are not in COCO form", where=path, got=type(error).__name__
-        ) from error
+        _log.warning(
+            "%s is not in COCO form (%s): the rows have no regions", path.name, type(error).__name__
+        )
+        return {}
 
 
 def _regions(image: Path, annotated: _Boxes | None) -> tuple[Region, ...]:

@@ -155,11 +155,20 @@ def test_another_layout_is_named(tmp_path: Path, root: Path) -> None:
     write_csv(root / "metadata.csv", [{"patientid": "1", "offset": "0"}])
     with pytest.raises(DataError, match="no column finding"):
         list(SOURCE.studies(root))
-    read(root, metadata_row())
+
+
+@pytest.mark.parametrize("content", ['{"images": []}', "[]", "{", None])
+def test_damaged_or_missing_boxes_cost_the_regions_only(
+    root: Path, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
     boxes = root / "annotations/imageannotation_ai_lung_bounding_boxes.json"
-    boxes.write_text('{"images": []}')
-    with pytest.raises(DataError, match="COCO"):
-        list(SOURCE.studies(root))
+    boxes.unlink()
+    if content is not None:
+        boxes.write_text(content)
+    (found,) = read(root, metadata_row())
+    assert isinstance(found, Study)
+    assert found.regions == ()
+    assert "the rows have no regions" in caplog.text
 
 
 @pytest.mark.realdata
