@@ -5,7 +5,7 @@ bundle, prepared pixels and texts, never training tokens, so it measures what a 
 would get. Every metric carries its bootstrap interval over patients, what chance reaches, and the
 hash of its prompts or gallery. No score may depend on which other rows share its batch.
 
-May import `aga.bundle` and what lies below it; not `aga.training`, `aga.registry`, `aga.explain`.
+May import `aga.places` and what lies below it; not `aga.training`, `aga.registry`, `aga.explain`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from aga.bundle import Bundle
 from aga.config import Config
 from aga.data.schema import Split
 from aga.data.studies import StudyDataset
-from aga.evaluation import retrieval, zero_shot
+from aga.evaluation import grounding, retrieval, zero_shot
 from aga.evaluation.bootstrap import BootstrapConfig
-from aga.evaluation.embedded import EmbeddedSplit, embed_split
+from aga.evaluation.embedded import EmbeddedSplit, PreparedSplit, embed_split
+from aga.evaluation.grounding import GroundingConfig
 from aga.evaluation.metrics import Metric, Metrics, format_table, read_metrics, write_metrics
 from aga.evaluation.retrieval import RetrievalConfig
 from aga.evaluation.zero_shot import ZeroShotConfig
@@ -45,12 +46,14 @@ class EvaluationConfig(Config):
         batch_size: Images or texts embedded at once; no result depends on it.
         retrieval: Image-report retrieval.
         zero_shot: Classification by prompts.
-        bootstrap: The intervals of both.
+        grounding: Whether words look at the place of what they name.
+        bootstrap: The intervals of all.
     """
 
     batch_size: int = Field(gt=0)
     retrieval: RetrievalConfig
     zero_shot: ZeroShotConfig
+    grounding: GroundingConfig
     bootstrap: BootstrapConfig
 
 
@@ -63,7 +66,10 @@ def evaluate(
     seed: int,
     split: Split = "test",
 ) -> list[Metrics]:
-    """Run every task on one split; images and texts are embedded once.
+    """Run every task on one split.
+
+    A task that does not apply to the data, for want of labels or regions, has no metric; its
+    provenance and a log line say why.
 
     Args:
         bundle: The encoder to measure.
@@ -76,10 +82,12 @@ def evaluate(
     Raises:
         DataError: The split is empty, or its images do not fit the bundle's transform.
         CheckpointError: The bundle's embeddings are not finite.
-        ParamsError: There is no such prompt set.
+        ParamsError: There is no such prompt set or vocabulary.
     """
+    prepared = PreparedSplit.open(studies, split, cache)
     dataset = embed_split(bundle, studies, split, cache, config.batch_size)
     return [
         retrieval.evaluate(dataset, config.retrieval, config.bootstrap, seed),
         zero_shot.evaluate(bundle, dataset, config.zero_shot, config.bootstrap, seed),
+        grounding.evaluate(bundle, prepared, dataset, config.grounding, config.bootstrap, seed),
     ]

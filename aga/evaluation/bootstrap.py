@@ -7,7 +7,8 @@ a statistic takes many of them at once: thousands of resamples are a few array o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,19 +64,52 @@ def estimate(
     Returns:
         The estimate; its ends are NaN where the statistic is defined on no resample.
     """
-    value = float(statistic(np.ones((1, len(patients))))[0])
-    values = np.concatenate([statistic(w) for w in _resamples(patients, config.samples, seed)])
-    values = values[~np.isnan(values)]
-    if len(values) == 0:
+    return summarise(replicates([statistic], patients, config, seed)[:, 0], config)
+
+
+def replicates(
+    statistics: Sequence[Statistic], patients: IntArray, config: BootstrapConfig, seed: int
+) -> FloatArray:
+    """Every statistic on the rows as they are and on each resample; see `estimate`.
+
+    Returns:
+        `[1 + samples, statistics]`; the first row is the rows as they are.
+    """
+    blocks = itertools.chain(
+        [np.ones((1, len(patients)))], _resamples(patients, config.samples, seed)
+    )
+    return np.concatenate(
+        [np.stack([statistic(weights) for statistic in statistics], 1) for weights in blocks]
+    )
+
+
+def summarise(values: FloatArray, config: BootstrapConfig) -> Estimate:
+    """The estimate of a column of `replicates`, or of a function of its columns."""
+    value, resampled = float(values[0]), values[1:]
+    resampled = resampled[~np.isnan(resampled)]
+    if len(resampled) == 0:
         return Estimate(value, float("nan"), float("nan"))
     tail = (1 - config.confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return Estimate(value, float(low), float(high))
 
 
 def weighted_mean(values: FloatArray) -> Statistic:
     """The mean of one value per row, as a statistic of row weights."""
     return lambda weights: np.asarray(weights @ values / weights.sum(1))
+
+
+def weighted_ratio(sums: FloatArray, counts: FloatArray) -> Statistic:
+    """The sum of one column over the sum of another; NaN on a resample without any counts.
+
+    With a row for each patient and the sum and count of its values it is the mean of the values.
+    """
+
+    def statistic(weights: FloatArray) -> FloatArray:
+        with np.errstate(invalid="ignore"):
+            return np.asarray((weights @ sums) / (weights @ counts))
+
+    return statistic
 
 
 def weighted_median(values: FloatArray) -> Statistic:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int8, Int64
+from jaxtyping import Float, Int8, Int64, UInt8
 from torch import Tensor
 
 from aga.bundle import Bundle
 from aga.data.schema import Split
 from aga.data.studies import StudyDataset
 from aga.errors import CheckpointError, DataError
+from aga.pairs import PairEmbeddings
 
 UNKNOWN = -1
 
@@ -46,6 +47,40 @@ class EmbeddedSplit:
         return len(self.patients)
 
 
+@dataclass(frozen=True)
+class PreparedSplit:
+    """The N rows of a split as `prepare` left them, for tasks that read more than embeddings.
+
+    Attributes:
+        rows: Their rows of the manifest, rising.
+        table: Those rows of the manifest.
+        pixels: Of every row of the manifest, mapped from disk.
+    """
+
+    rows: Int64[np.ndarray, "N"]
+    table: pa.Table
+    pixels: UInt8[np.ndarray, "all H W C"]
+
+    @classmethod
+    def open(cls, studies: StudyDataset, split: Split, cache: Path) -> PreparedSplit:
+        """The rows of a split, which may be none."""
+        rows = studies.rows(split)
+        return cls(rows, studies.manifest.take(pa.array(rows)), studies.images(cache))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def records(self, places: Int64[np.ndarray, "n"]) -> list[dict[str, Any]]:
+        """Rows of the manifest by their places in the split, 0 to N - 1."""
+        records: list[dict[str, Any]] = self.table.take(pa.array(places)).to_pylist()
+        return records
+
+    def pairs(self, bundle: Bundle, places: Int64[np.ndarray, "n"]) -> PairEmbeddings:
+        """Local embeddings of some pairs; see `Bundle.embed_pairs`."""
+        texts = self.table["text"].take(pa.array(places)).to_pylist()
+        return bundle.embed_pairs(self.pixels[self.rows[places]], texts)
+
+
 def embed_split(
     bundle: Bundle, studies: StudyDataset, split: Split, cache: Path, batch_size: int
 ) -> EmbeddedSplit:
@@ -62,17 +97,16 @@ def embed_split(
         DataError: The split is empty, or its images do not fit the bundle's transform.
         CheckpointError: An embedding is not finite.
     """
-    rows = studies.rows(split)
+    prepared = PreparedSplit.open(studies, split, cache)
+    rows, table = prepared.rows, prepared.table
     if len(rows) == 0:
         raise DataError(
             f"The {split} split is empty",
             where=studies.folder,
             fix=f"raise prepare.split.{split}, or use more data, and run prepare again",
         )
-    table = studies.manifest.take(pa.array(rows))
-    pixels = studies.images(cache)
     parts = [
-        bundle.embed_images(pixels[rows[start : start + batch_size]], batch_size).cpu()
+        bundle.embed_images(prepared.pixels[rows[start : start + batch_size]], batch_size).cpu()
         for start in range(0, len(rows), batch_size)
     ]
     images = torch.cat(parts)

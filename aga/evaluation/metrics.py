@@ -13,7 +13,7 @@ from aga.errors import DataError
 from aga.evaluation.bootstrap import Estimate
 
 # Names of the tasks, in the order in which they are shown; each writes `<task>.json`.
-TASKS = ("retrieval", "zero_shot")
+TASKS = ("retrieval", "zero_shot", "grounding")
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,16 @@ class Metrics:
 
     @property
     def measured_on(self) -> str:
-        """Hashes of the test pairs, and of the prompts if any; equal where numbers are comparable.
+        """Hashes of the test pairs, and of prompts, words or training pairs that the task uses.
+
+        Equal where numbers are comparable.
 
         Raises:
             KeyError: The provenance does not state the test pairs.
         """
-        prompts = self.provenance.get("prompts_sha256")
-        return str(self.provenance["gallery_sha256"]) + (f" {prompts}" if prompts else "")
+        used = ("prompts_sha256", "words_sha256", "training_sha256")
+        hashes = [self.provenance[name] for name in used if name in self.provenance]
+        return " ".join(map(str, [self.provenance["gallery_sha256"], *hashes]))
 
     def to_json(self) -> dict[str, Any]:
         """Headlines, then everything.

@@ -10,12 +10,13 @@ cosine of tokens and patches, and `Explanation.method` says so.
     files      the three as files, private where the data may not be shown
 
 Images and report texts leave `data/` here: callers ask `StudyDataset.info.may_be_shown` before.
-May import `aga.bundle` and what lies below it.
+May import `aga.places` and what lies below it.
 """
 
-from aga.explain.maps import METHODS, Explanation, Thresholds, Word, explain, image_config
+from aga.explain.maps import METHODS, Explanation, Thresholds, explain
 from aga.explain.page import explanation_json, explanation_page, explanation_pages
 from aga.explain.pictures import heat_map_png, image_png, sheet_png
+from aga.places import Word, image_config
 
 __all__ = [
     "METHODS",

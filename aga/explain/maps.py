@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 
 from aga.bundle import Bundle
-from aga.data.images import Box, ImageConfig, original_box
+from aga.data.images import Box
 from aga.data.studies import StudyDataset
 from aga.data.tokenizer import TokenizedText, encode
 from aga.errors import DataError
 from aga.objectives import AgaObjective
 from aga.objectives.base import Method
 from aga.pairs import PairEmbeddings
+from aga.places import Word, content_words, patch_boxes, patch_grid, words_in
 from aga.tensors import normalize
 
 METHODS: dict[Method, str] = {
@@ -28,19 +29,6 @@ METHODS: dict[Method, str] = {
     "attention": "attention of the objective's local term",
     "cosine": "cosine of token and patch, negative ones as 0: this objective builds no groups",
 }
-
-
-@dataclass(frozen=True)
-class Word:
-    """One content token and where it stands in the raw report: characters `start` to `end`.
-
-    `number` counts the words of the text; the pieces of one word share it.
-    """
-
-    text: str
-    start: int
-    end: int
-    number: int
 
 
 @dataclass(frozen=True)
@@ -102,7 +90,7 @@ class Explanation:
 
     def words_in(self, start: int, end: int) -> Bool[np.ndarray, "L"]:
         """Which words overlap characters `start` to `end` of the raw report."""
-        return np.array([word.start < end and start < word.end for word in self.words], dtype=bool)
+        return words_in(self.words, start, end)
 
     def heat(self, chosen: Bool[np.ndarray, "L"]) -> Float[np.ndarray, "rows columns"]:
         """Mean patch weights of the chosen words on the patch grid; at least one is chosen."""
@@ -187,8 +175,6 @@ def _explanation(
     index: int,
 ) -> Explanation:
     keep = np.flatnonzero(np.asarray(tokens.content))
-    transform = bundle.transform
-    grid = bundle.model.image_encoder.grid(transform.height, transform.width)
     size = (record["height"], record["width"])
     thresholds = maps.thresholds
     return Explanation(
@@ -196,11 +182,11 @@ def _explanation(
         report=record["report"],
         image=image,
         original_size=size,
-        fit=transform.fit,
-        words=tuple(_word(record, tokens.starts[i], tokens.ends[i], tokens.words[i]) for i in keep),
+        fit=bundle.transform.fit,
+        words=content_words(record, tokens),
         cut=tokens.truncated,
-        grid=grid,
-        patch_boxes=_patch_boxes(bundle, grid, size),
+        grid=patch_grid(bundle),
+        patch_boxes=patch_boxes(bundle, size),
         token_to_patch=maps.token_to_patch[index, keep],
         patch_to_token=maps.patch_to_token[index][:, keep],
         method=maps.method,
@@ -208,12 +194,6 @@ def _explanation(
         global_score=float(maps.global_scores[index]),
         local_score=float(maps.local_scores[index]),
     )
-
-
-def image_config(bundle: Bundle) -> ImageConfig:
-    """How the bundle's images were prepared, for mapping boxes."""
-    transform = bundle.transform
-    return ImageConfig(size=transform.height, mode=transform.mode, fit=transform.fit)
 
 
 def _check_rows(rows: Sequence[int], studies: StudyDataset) -> None:
@@ -243,27 +223,4 @@ def _maps(bundle: Bundle, pairs: PairEmbeddings) -> _Maps:
         thresholds=thresholds,
         global_scores=cosines.cpu().numpy(),
         local_scores=objective.local_scores(pairs).cpu().numpy(),
-    )
-
-
-def _word(record: dict[str, Any], start: int, end: int, number: int) -> Word:
-    """The token at characters `start` to `end` of the cleaned text, placed in the raw report."""
-    offsets = record["text_offsets"]
-    return Word(record["text"][start:end], offsets[start], offsets[end - 1] + 1, number)
-
-
-def _patch_boxes(
-    bundle: Bundle, grid: tuple[int, int], original_size: tuple[int, int]
-) -> tuple[Box, ...]:
-    config = image_config(bundle)
-    rows, columns = grid
-    height, width = config.size / rows, config.size / columns
-    return tuple(
-        original_box(
-            (column * width, row * height, (column + 1) * width, (row + 1) * height),
-            original_size,
-            config,
-        )
-        for row in range(rows)
-        for column in range(columns)
     )

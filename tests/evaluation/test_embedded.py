@@ -14,6 +14,7 @@ from aga.bundle import Bundle
 from aga.data.studies import StudyDataset
 from aga.errors import CheckpointError, DataError
 from aga.evaluation import EvaluationConfig, embed_split, evaluate
+from aga.evaluation.metrics import TASKS
 
 ROWS = 30
 
@@ -101,7 +102,7 @@ def test_an_empty_split_and_broken_weights_are_refused(
         embed_split(broken, studies, "test", tmp_path, 4)
 
 
-def test_both_tasks_run_from_raw_pairs(
+def test_every_task_runs_from_raw_pairs(
     bundle: Bundle, studies: StudyDataset, tmp_path: Path
 ) -> None:
     config = EvaluationConfig.model_validate(
@@ -109,10 +110,13 @@ def test_both_tasks_run_from_raw_pairs(
             "batch_size": 4,
             "retrieval": {"ranks": [1, 5], "chunk": 2},
             "zero_shot": {"prompts": "phantom-v1", "min_positives": 1},
+            "grounding": {"words": "phantom-v1"},
             "bootstrap": {"samples": 20, "confidence": 0.9},
         }
     )
     results = {r.task: r for r in evaluate(bundle, studies, tmp_path, config, seed=0)}
+    assert tuple(results) == TASKS
+    assert len({result.measured_on for result in results.values()}) == len(TASKS)
     assert results["retrieval"].values["retrieval/mean_recall_at_5"].n == 6
     assert set(results["zero_shot"].provenance["classes"]) == {"effusion"}
     again = {r.task: r for r in evaluate(bundle, studies, tmp_path, config, seed=0)}

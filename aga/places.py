@@ -1,0 +1,83 @@
+"""Where a bundle's tokens stand in the raw report, and where its patches lie in the image.
+
+Two layers read maps of tokens and patches: `aga.explain` shows them, `aga.evaluation` measures
+them. Both take the places from here, so that what is shown is what is measured. May import
+`aga.bundle` and what lies below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from aga.bundle import Bundle
+from aga.data.images import Box, ImageConfig, original_box
+from aga.data.tokenizer import TokenizedText
+
+
+@dataclass(frozen=True)
+class Word:
+    """One content token and where it stands in the raw report: characters `start` to `end`.
+
+    `number` counts the words of the text; the pieces of one word share it.
+    """
+
+    text: str
+    start: int
+    end: int
+    number: int
+
+
+def content_words(record: Mapping[str, Any], tokens: TokenizedText) -> tuple[Word, ...]:
+    """The content tokens of a row, in the text's order, placed in its raw report.
+
+    Args:
+        record: The manifest's row: `text` and `text_offsets`.
+        tokens: Its text as `aga.data.tokenizer.encode` gives it.
+    """
+    text, offsets = record["text"], record["text_offsets"]
+    placed = zip(tokens.starts, tokens.ends, tokens.words, tokens.content, strict=True)
+    return tuple(
+        Word(text[start:end], offsets[start], offsets[end - 1] + 1, number)
+        for start, end, number, is_content in placed
+        if is_content
+    )
+
+
+def words_in(words: Sequence[Word], start: int, end: int) -> Bool[np.ndarray, "L"]:
+    """Which words overlap characters `start` to `end` of the raw report."""
+    return np.array([word.start < end and start < word.end for word in words], dtype=bool)
+
+
+def image_config(bundle: Bundle) -> ImageConfig:
+    """How the bundle's images were prepared, for mapping boxes."""
+    transform = bundle.transform
+    return ImageConfig(size=transform.height, mode=transform.mode, fit=transform.fit)
+
+
+def patch_grid(bundle: Bundle) -> tuple[int, int]:
+    """Rows and columns of the bundle's patches; P is their product, row-major."""
+    return bundle.model.image_encoder.grid(bundle.transform.height, bundle.transform.width)
+
+
+def patch_boxes(bundle: Bundle, original_size: tuple[int, int]) -> tuple[Box, ...]:
+    """The place of each patch in pixels of an original image of (height, width).
+
+    Patches on padding reach beyond it.
+    """
+    config = image_config(bundle)
+    rows, columns = patch_grid(bundle)
+    height, width = config.size / rows, config.size / columns
+    return tuple(
+        original_box(
+            (column * width, row * height, (column + 1) * width, (row + 1) * height),
+            original_size,
+            config,
+        )
+        for row in range(rows)
+        for column in range(columns)
+    )
