@@ -103,7 +103,7 @@ def share(found: Explanation, region: Mapping[str, Any]) -> float:
     left, top, right, bottom = region["box"]
     centres = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in found.patch_boxes]
     inside = [left <= x <= right and top <= y <= bottom for x, y in centres]
-    return round(sum(inside) / len(inside), 4)
+    return float(round(sum(inside) / len(inside), 4))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import torch
+
 from aga.command import load, option_parser, run, write_json
 from aga.explain import explanation_pages
 from aga.training.distributed import pretrain
 from aga.training.export import summary, write_curves
+from aga.training.overfit import overfit
 from aga.training.run import Recipe
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train on this machine, or on the cluster that RAY_ADDRESS names."""
-    options = option_parser(__doc__).parse_args(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """Train on this machine, or on the cluster that RAY_ADDRESS names; 1 if a self-test fails."""
+    parser = option_parser(__doc__)
+    parser.add_argument(
+        "--overfit", type=int, metavar="PAIRS", help="only see if so many pairs can be memorised"
+    )
+    options = parser.parse_args(arguments)
     params, home = load(options)
     recipe = Recipe(
         seed=params.seed,
@@ -23,11 +30,17 @@ def main(arguments: list[str] | None = None) -> None:
         training=params.training,
         checkpoint=params.checkpoint,
     )
+    if options.overfit is not None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        verdict = overfit(recipe, home, options.overfit, device)
+        print(verdict)
+        return int(not verdict.passed)
     result = pretrain(recipe, params.cluster, params.tracking, home, explanation_pages)
     history = result.state.history
     write_json(home / "metrics/pretrain.json", summary(history, params.training.select))
     write_curves(home / "plots/training.csv", history)
     print(f"run {result.run}\nbundle {result.bundle}  sha256 {result.bundle_sha256}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from aga.training.run import run_local  # noqa: E402
 LONGER = {"training": {"epochs": 4}, "checkpoint": {"every_steps": 5, "keep": 3}}
 
 
-def command(home: Path) -> subprocess.Popen[str]:
-    arguments = ["workflows/pretrain.py", "--params", str(home / "params.yaml")]
+def command(home: Path, *options: str) -> subprocess.Popen[str]:
+    arguments = ["workflows/pretrain.py", "--params", str(home / "params.yaml"), *options]
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -98,3 +98,15 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path) -> None:
     output = finish(command(tmp_path), status=1)
     assert "error: There are no prepared studies" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_a_self_test_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    """Random pixels: memorised or not, no other pair can profit."""
+    home = make_home(tmp_path / "home", rows=80)
+    write_params(home)
+    output = finish(command(home, "--overfit", "16"), status=1)
+    assert "FAILED: the 16 pairs" in output
+    assert "Labels shuffled" in output
+    assert sorted(path.name for path in home.iterdir()) == ["data", "params.yaml"]
+    assert sorted(path.name for path in (home / "data").iterdir()) == ["cache", "studies", "tokens"]
