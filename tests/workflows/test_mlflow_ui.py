@@ -12,8 +12,11 @@ from fixtures.studies import phantom_rows, write_studies
 from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.ui import WebDriverWait
+from test_explain_browser import FOUND
 
+from aga.explain import explanation_page
 from aga.registry import PromotionConfig, RegistryConfig, promote, register, set_metrics
 from aga.tracking import TrackingConfig, attach_artifact, mlflow_ui_command, start_run
 
@@ -75,6 +78,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with start_run(TRACKING, home, "phantom-run-1", spool=home / "metrics.jsonl") as run:
         for step in range(20):
             run.log_metrics({"loss/train": 2 / (step + 1), "loss/validation": 1.0}, step)
+        run.log_page("explain/epoch-001/row-7.html", explanation_page(FOUND))
     bundle = write_bundle(
         home / "encoder", write_studies(home / "studies", phantom_rows(20), size=32)
     )
@@ -129,3 +133,17 @@ def test_the_report_is_an_artifact_of_the_run(page: Page) -> None:
         )
     )
     page.shows("Quality of the encoder")
+
+
+def test_the_page_of_an_explained_pair_works_among_the_artifacts(page: Page) -> None:
+    page.browser.get("about:blank")  # the frame of the test before would still be there
+    page.open(f"experiments/1/runs/{page.run_id}/artifacts/explain/epoch-001/row-7.html")
+    page.browser.switch_to.frame(
+        WebDriverWait(page.browser, 60).until(
+            lambda browser: browser.find_element("tag name", "iframe")
+        )
+    )
+    page.shows("which patches each word chose")
+    word = page.browser.find_element("css selector", '.word[data-word="1"]')
+    ActionChains(page.browser).move_to_element(word).perform()
+    assert page.count(".patch.lit") == (FOUND.word_to_patch[1] > 0).sum()
