@@ -86,6 +86,12 @@ class Bundle:
         return normalize(torch.cat(parts))
 
     @torch.no_grad()
+    def image_features(self, images: Images, batch_size: int = 64) -> Float[Tensor, "B F"]:
+        """The image encoder's own pooled features, before any projection: what a probe reads."""
+        pixels = self._pixels(images, batch_size)
+        return torch.cat([self.model.image_encoder(chunk)[1] for chunk in pixels])
+
+    @torch.no_grad()
     def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Float[Tensor, "B D"]:
         """L2-normalised global embeddings of texts, `batch_size` at a time; long ones are cut."""
         parts = []

@@ -18,11 +18,12 @@ from aga.bundle import Bundle
 from aga.config import Config
 from aga.data.schema import Split
 from aga.data.studies import StudyDataset
-from aga.evaluation import grounding, retrieval, zero_shot
+from aga.evaluation import grounding, probe, retrieval, zero_shot
 from aga.evaluation.bootstrap import BootstrapConfig
 from aga.evaluation.embedded import EmbeddedSplit, PreparedSplit, embed_split
 from aga.evaluation.grounding import GroundingConfig
 from aga.evaluation.metrics import Metric, Metrics, format_table, read_metrics, write_metrics
+from aga.evaluation.probe import ProbeConfig
 from aga.evaluation.retrieval import RetrievalConfig
 from aga.evaluation.zero_shot import ZeroShotConfig
 
@@ -46,6 +47,7 @@ class EvaluationConfig(Config):
         batch_size: Images or texts embedded at once; no result depends on it.
         retrieval: Image-report retrieval.
         zero_shot: Classification by prompts.
+        probe: Linear classification of frozen image features.
         grounding: Whether words look at the place of what they name.
         bootstrap: The intervals of all.
     """
@@ -53,6 +55,7 @@ class EvaluationConfig(Config):
     batch_size: int = Field(gt=0)
     retrieval: RetrievalConfig
     zero_shot: ZeroShotConfig
+    probe: ProbeConfig
     grounding: GroundingConfig
     bootstrap: BootstrapConfig
 
@@ -85,9 +88,12 @@ def evaluate(
         ParamsError: There is no such prompt set or vocabulary.
     """
     prepared = PreparedSplit.open(studies, split, cache)
+    training = PreparedSplit.open(studies, "train", cache)
     dataset = embed_split(bundle, studies, split, cache, config.batch_size)
+    common = (config.bootstrap, seed)
     return [
-        retrieval.evaluate(dataset, config.retrieval, config.bootstrap, seed),
-        zero_shot.evaluate(bundle, dataset, config.zero_shot, config.bootstrap, seed),
-        grounding.evaluate(bundle, prepared, dataset, config.grounding, config.bootstrap, seed),
+        retrieval.evaluate(dataset, config.retrieval, *common),
+        zero_shot.evaluate(bundle, dataset, config.zero_shot, *common),
+        probe.evaluate(bundle, training, prepared, dataset, config.probe, *common),
+        grounding.evaluate(bundle, prepared, dataset, config.grounding, *common),
     ]

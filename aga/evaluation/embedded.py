@@ -70,6 +70,24 @@ class PreparedSplit:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def patients(self) -> Int64[np.ndarray, "N"]:
+        """Equal numbers mark rows of one patient."""
+        return _numbered(self.table["patient_id"].to_pylist())
+
+    @property
+    def labels(self) -> dict[str, Int8[np.ndarray, "N"]]:
+        """Per finding: 1 present, 0 absent, -1 unknown."""
+        return _labels(self.table["labels"].to_pylist())
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the split: its images, patients and labels in order."""
+        digest = hashlib.sha256()
+        for name in ("pixel_sha256", "patient_id", "labels"):
+            digest.update(repr(self.table[name].to_pylist()).encode())
+        return digest.hexdigest()
+
     def records(self, places: Int64[np.ndarray, "n"]) -> list[dict[str, Any]]:
         """Rows of the manifest by their places in the split, 0 to N - 1."""
         records: list[dict[str, Any]] = self.table.take(pa.array(places)).to_pylist()
@@ -124,8 +142,8 @@ def embed_split(
         images=images,
         texts=texts,
         keys=torch.from_numpy(_numbered(keys)),
-        patients=_numbered(table["patient_id"].to_pylist()),
-        labels=_labels(table["labels"].to_pylist()),
+        patients=prepared.patients,
+        labels=prepared.labels,
         provenance={
             "split": split,
             "rows": len(rows),

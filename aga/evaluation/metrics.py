@@ -13,7 +13,7 @@ from aga.errors import DataError
 from aga.evaluation.bootstrap import Estimate
 
 # Names of the tasks, in the order in which they are shown; each writes `<task>.json`.
-TASKS = ("retrieval", "zero_shot", "grounding")
+TASKS = ("retrieval", "zero_shot", "probe", "grounding")
 
 
 @dataclass(frozen=True)

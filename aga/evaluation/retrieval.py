@@ -20,7 +20,8 @@ from aga.config import Config
 from aga.evaluation.bootstrap import (
     BootstrapConfig,
     Statistic,
-    estimate,
+    replicates,
+    summarise,
     weighted_mean,
     weighted_median,
 )
@@ -52,10 +53,12 @@ def evaluate(
     the directions `text_to_image` and `image_to_text`; `retrieval/mean_recall_at_<K>` is the
     duplicate-aware mean of both directions.
     """
-    values = {}
-    for name, statistic, by_chance in _statistics(dataset, config):
-        result = estimate(statistic, dataset.patients, bootstrap, seed)
-        values[f"{TASK}/{name}"] = Metric.of(result, by_chance, len(dataset))
+    names, measured, by_chance = zip(*_statistics(dataset, config), strict=True)
+    drawn = replicates(measured, dataset.patients, bootstrap, seed)
+    values = {
+        f"{TASK}/{name}": Metric.of(summarise(column, bootstrap), chance_value, len(dataset))
+        for name, column, chance_value in zip(names, drawn.T, by_chance, strict=True)
+    }
     return Metrics(TASK, values, dataset.provenance)
 
 

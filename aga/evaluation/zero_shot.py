@@ -16,13 +16,13 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int8
 from pydantic import Field
 
 from aga.bundle import Bundle
 from aga.config import Config
 from aga.errors import ParamsError
-from aga.evaluation.bootstrap import BootstrapConfig, Statistic, estimate
+from aga.evaluation.bootstrap import BootstrapConfig, Statistic, replicates, summarise
 from aga.evaluation.embedded import UNKNOWN, EmbeddedSplit
 from aga.evaluation.metrics import Metric, Metrics
 
@@ -110,7 +110,7 @@ def evaluate(
         ParamsError: There is no such prompt set.
     """
     prompts = load_prompts(config.prompts)
-    counts = {name: _counts(dataset, name) for name in prompts.positive}
+    counts = {name: label_counts(dataset.labels, name) for name in prompts.positive}
     kept = [name for name, count in counts.items() if min(count.values()) >= config.min_positives]
     omitted = {name: count for name, count in counts.items() if name not in kept}
     if omitted:
@@ -120,17 +120,19 @@ def evaluate(
             config.min_positives,
         )
     statistics = {
-        name: _class_statistic(dataset, name, class_scores(bundle, dataset, prompts, name))
+        name: class_auroc(dataset.labels[name], class_scores(bundle, dataset, prompts, name))
         for name in kept
     }
     values = {}
     if kept:
-        mean = estimate(_mean(list(statistics.values())), dataset.patients, bootstrap, seed)
+        drawn = replicates(list(statistics.values()), dataset.patients, bootstrap, seed)
+        # The mean over classes is not defined on a resample that lacks one of them.
+        mean = summarise(drawn.mean(1), bootstrap)
         rows = np.any([dataset.labels[name] != UNKNOWN for name in kept], axis=0)
         values[f"{TASK}/mean_auroc"] = Metric.of(mean, CHANCE, int(rows.sum()))
-    for name, statistic in statistics.items():
-        result = estimate(statistic, dataset.patients, bootstrap, seed)
-        values[f"{TASK}/auroc/{name}"] = Metric.of(result, CHANCE, sum(counts[name].values()))
+        for column, name in enumerate(kept):
+            result = summarise(drawn[:, column], bootstrap)
+            values[f"{TASK}/auroc/{name}"] = Metric.of(result, CHANCE, sum(counts[name].values()))
     provenance: dict[str, Any] = {
         **dataset.provenance,
         "prompts_version": prompts.version,
@@ -177,19 +179,14 @@ def weighted_auroc(scores: Float[np.ndarray, "N"], positive: Bool[np.ndarray, "N
     return statistic
 
 
-def _class_statistic(
-    dataset: EmbeddedSplit, name: str, scores: Float[np.ndarray, "N"]
-) -> Statistic:
-    known = dataset.labels[name] != UNKNOWN
-    auroc = weighted_auroc(scores[known], dataset.labels[name][known] == 1)
+def class_auroc(labels: Int8[np.ndarray, "N"], scores: Float[np.ndarray, "N"]) -> Statistic:
+    """`weighted_auroc` over the rows whose label is known; takes the weights of all rows."""
+    known = labels != UNKNOWN
+    auroc = weighted_auroc(scores[known], labels[known] == 1)
     return lambda weights: auroc(weights[:, known])
 
 
-def _mean(statistics: Sequence[Statistic]) -> Statistic:
-    """Mean over classes; not defined on a resample that lacks one of them."""
-    return lambda weights: np.mean([statistic(weights) for statistic in statistics], axis=0)
-
-
-def _counts(dataset: EmbeddedSplit, name: str) -> dict[str, int]:
-    labels = dataset.labels.get(name, np.empty(0))
-    return {"positives": int((labels == 1).sum()), "negatives": int((labels == 0).sum())}
+def label_counts(labels: Mapping[str, Int8[np.ndarray, "N"]], name: str) -> dict[str, int]:
+    """Positive and negative rows of a class; none where nothing is known of it."""
+    known = labels.get(name, np.empty(0, np.int8))
+    return {"positives": int((known == 1).sum()), "negatives": int((known == 0).sum())}

@@ -110,6 +110,12 @@ def test_every_task_runs_from_raw_pairs(
             "batch_size": 4,
             "retrieval": {"ranks": [1, 5], "chunk": 2},
             "zero_shot": {"prompts": "phantom-v1", "min_positives": 1},
+            "probe": {
+                "fractions": [0.5, 1.0],
+                "repeats": 2,
+                "regularisation": 1.0,
+                "min_positives": 1,
+            },
             "grounding": {"words": "phantom-v1"},
             "bootstrap": {"samples": 20, "confidence": 0.9},
         }
