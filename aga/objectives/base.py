@@ -84,10 +84,12 @@ class Objective(nn.Module, ABC):
     def maps(self, pairs: PairEmbeddings) -> AlignmentMaps:
         """What each word looks at, and what each patch; of this base, their positive cosines.
 
-        Inputs as in `losses`. Autograd works as usual.
+        Autograd works as usual.
         """
-        cosines = normalize(pairs.tokens) @ normalize(pairs.patches).transpose(1, 2)
-        cosines = cosines.clamp(min=0).masked_fill(~pairs.content_mask[..., None], 0)
+        with torch.autocast(pairs.image.device.type, enabled=False):
+            pairs = full_precision(pairs)
+            cosines = normalize(pairs.tokens) @ normalize(pairs.patches).transpose(1, 2)
+            cosines = cosines.clamp(min=0).masked_fill(~pairs.content_mask[..., None], 0)
         return AlignmentMaps(cosines, cosines.transpose(1, 2), "cosine")
 
     def local_scores(self, pairs: PairEmbeddings) -> Float[Tensor, "B"]:
@@ -95,11 +97,12 @@ class Objective(nn.Module, ABC):
 
         Of this base: the mean over content tokens of the cosine of the token and the mean of the
         patches that it looks at, weighted as it looks; 0 for a report without a content token.
-        Inputs as in `losses`.
         """
-        weights = self.maps(pairs).token_to_patch
-        cosines = normalize(weights @ pairs.patches) * normalize(pairs.tokens)
-        return masked_mean(cosines.sum(-1), pairs.content_mask)
+        with torch.autocast(pairs.image.device.type, enabled=False):
+            pairs = full_precision(pairs)
+            weights = self.maps(pairs).token_to_patch
+            cosines = normalize(weights @ pairs.patches) * normalize(pairs.tokens)
+            return masked_mean(cosines.sum(-1), pairs.content_mask)
 
     @torch.no_grad()
     def image_dependence(
@@ -125,7 +128,7 @@ class Objective(nn.Module, ABC):
             own = self.inside(full_precision(pairs))
             if not own:
                 return {}
-            found = {}
+            found: dict[str, Tensor] = {}
             for name, patches in others.items():
                 other = self.inside(full_precision(replace(pairs, patches=patches)))
                 found |= {f"{term}/{name}": own[term] - other[term] for term in own}
