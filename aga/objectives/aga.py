@@ -6,12 +6,13 @@ Equations: docs/method.md, steps 2 to 10.
 from __future__ import annotations
 
 import logging
-from typing import Annotated, ClassVar, Self
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from aga.config import Config
 from aga.objectives.base import AlignmentMaps, LossTerms, Objective, full_precision
@@ -23,6 +24,7 @@ from aga.objectives.contrastive import (
     Positions,
     symmetric_pair_nce,
 )
+from aga.objectives.dependence import DependenceConfig, ImageDependence
 from aga.objectives.diagnostics import (
     embedding_diagnostics,
     group_diagnostics,
@@ -59,16 +61,17 @@ class IgaConfig(Config):
 
 
 class WeightsConfig(Config):
-    """Weights of the three terms; a term of weight 0 is not computed. Not all can be 0."""
+    """Weights of the terms; a term of weight 0 is not computed. Not all can be 0."""
 
     contrast: Weight
     iga: Weight
     bcga: Weight
+    dependence: Weight
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
-        if not (self.contrast or self.iga or self.bcga):
-            raise ValueError("at least one of contrast, iga and bcga must be over 0")
+        if not any(vars(self).values()):
+            raise ValueError("at least one of contrast, iga, bcga and dependence must be over 0")
         return self
 
 
@@ -79,8 +82,12 @@ class AgaConfig(Config):
         scaling: How cosines become numbers in [0, 1] before the threshold.
         scaling_temperature: Divides the cosines of `softmax` and `sigmoid` scaling.
         gate: The thresholds.
+        projection: What the terms inside pairs align: the embeddings (`shared`), or projections of
+            them that no other term sees (`own`), so that they regularise the encoders and leave
+            the joint space to the other terms.
         iga: Alignment of positions with their groups, inside a pair.
         bcga: Alignment of the two kinds of group, inside a pair.
+        dependence: Reports read in their own and in other images.
         contrast: The loss between pairs.
         weights: How the terms add up.
     """
@@ -88,8 +95,10 @@ class AgaConfig(Config):
     scaling: Scaling
     scaling_temperature: Annotated[float, Field(ge=0.05)]
     gate: GateConfig
+    projection: Literal["shared", "own"]
     iga: IgaConfig
     bcga: BcgaConfig
+    dependence: DependenceConfig
     contrast: ContrastConfig
     weights: WeightsConfig
 
@@ -115,6 +124,12 @@ class AgaObjective(Objective):
         self.patch_gate = ThresholdGate(width, config.gate)
         self.bcga = BidirectionalAlignment(width, config.bcga) if weights.bcga else None
         self.contrast = GlobalContrast(config.contrast) if weights.contrast else None
+        self.dependence = None
+        if weights.dependence:
+            self.dependence = ImageDependence(width, config.dependence, config.gate)
+        self.own_patches, self.own_tokens = nn.Identity(), nn.Identity()
+        if config.projection == "own" and (weights.iga or weights.bcga):
+            self.own_patches, self.own_tokens = _projection(width), _projection(width)
         self._freeze_idle_gates()
 
     def _freeze_idle_gates(self) -> None:
@@ -127,13 +142,16 @@ class AgaObjective(Objective):
         self.patch_gate.requires_grad_(moves and patch_side)
 
     def losses(self, pairs: PairEmbeddings) -> LossTerms:
-        """Terms `contrast`, `iga` and `bcga`, those whose weight is not 0 (step 9)."""
+        """Terms `contrast`, `dependence`, `iga`, `bcga`, those of a weight over 0 (step 9)."""
         weights = self.config.weights
         terms: dict[str, Tensor] = {}
         diagnostics = embedding_diagnostics(pairs.image, pairs.text)
         if self.contrast is not None:
             terms["contrast"] = weights.contrast * self.contrast(pairs.image, pairs.text)
             diagnostics["contrast/temperature"] = self.contrast.temperature
+        if self.dependence is not None:
+            terms["dependence"] = weights.dependence * self.dependence(pairs)
+            diagnostics["dependence/temperature"] = self.dependence.temperature
         if weights.iga or weights.bcga:
             inside, watched = self._inside(pairs)
             terms |= {name: getattr(weights, name) * loss for name, loss in inside.items()}
@@ -147,7 +165,7 @@ class AgaObjective(Objective):
 
     def _inside(self, pairs: PairEmbeddings) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The unweighted terms inside the pairs (steps 2 to 7), and their diagnostics."""
-        content = pairs.content_mask
+        content, pairs = pairs.content_mask, self._projected(pairs)
         tokens, patches = normalize(pairs.tokens), normalize(pairs.patches)
         groups = self._groups(pairs, tokens, patches)
         diagnostics = group_diagnostics(groups, content)
@@ -164,19 +182,32 @@ class AgaObjective(Objective):
             terms["bcga"] = losses.mean()
         return terms, diagnostics
 
+    def _projected(self, pairs: PairEmbeddings) -> PairEmbeddings:
+        """The pairs in the space that the terms inside pairs align."""
+        patches, tokens = self.own_patches(pairs.patches), self.own_tokens(pairs.tokens)
+        return replace(pairs, patches=patches, tokens=tokens)
+
     def groups(self, pairs: PairEmbeddings) -> Groups:
-        """The groups of each pair: which patches each word chose, and which words each patch.
+        """The groups of the terms inside pairs, in the space that those align (step 5).
 
         Autograd works as usual; wrap in `torch.no_grad()` to explain or evaluate.
         """
         with torch.autocast(pairs.image.device.type, enabled=False):
-            pairs = full_precision(pairs)
+            pairs = self._projected(full_precision(pairs))
             return self._groups(pairs, normalize(pairs.tokens), normalize(pairs.patches))
 
     def maps(self, pairs: PairEmbeddings) -> AlignmentMaps:
-        """The weights `a` and `a'` of the groups (step 5)."""
-        groups = self.groups(pairs)
-        return AlignmentMaps(groups.token_to_patch, groups.patch_to_token, "groups")
+        """The weights `a` and `a'` of the groups (step 5).
+
+        With the image-dependence term, what its gate lets each word choose, which is about the
+        image; a patch then looks at the words that chose it.
+        """
+        if self.dependence is None:
+            groups = self.groups(pairs)
+            return AlignmentMaps(groups.token_to_patch, groups.patch_to_token, "groups")
+        with torch.autocast(pairs.image.device.type, enabled=False):
+            weights = self.dependence.weights(full_precision(pairs))
+        return AlignmentMaps(weights, weights.transpose(1, 2), "groups")
 
     def _groups(
         self,
@@ -255,3 +286,8 @@ class AgaObjective(Objective):
         if most is None or most >= patches.shape[1] or not self.training:
             return None
         return torch.rand(patches.shape[:2], device=patches.device).topk(most, dim=1).indices
+
+
+def _projection(width: int) -> nn.Module:
+    """A projection that only the terms inside pairs see; twice as wide inside, as heads are."""
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
