@@ -24,6 +24,7 @@ from aga.evaluation.embedded import EmbeddedSplit, PreparedSplit, embed_split
 from aga.evaluation.grounding import GroundingConfig
 from aga.evaluation.metrics import Metric, Metrics, format_table, read_metrics, write_metrics
 from aga.evaluation.probe import ProbeConfig
+from aga.evaluation.rerank import local_scores
 from aga.evaluation.retrieval import RetrievalConfig
 from aga.evaluation.zero_shot import ZeroShotConfig
 
@@ -92,7 +93,9 @@ def evaluate(
     dataset = embed_split(bundle, studies, split, cache, config.batch_size)
     common = (config.bootstrap, seed)
     return [
-        retrieval.evaluate(dataset, config.retrieval, *common),
+        retrieval.evaluate(
+            dataset, config.retrieval, *common, local=local_scores(bundle, prepared)
+        ),
         zero_shot.evaluate(bundle, dataset, config.zero_shot, *common),
         probe.evaluate(bundle, training, prepared, dataset, config.probe, *common),
         grounding.evaluate(bundle, prepared, dataset, config.grounding, *common),

@@ -1,15 +1,16 @@
 """Image-report retrieval: recall at K and median rank, both ways, exact and duplicate-aware.
 
 Duplicate-aware is the headline: a report that says the same about another image is a right answer.
-The exact numbers (suffix `_exact`) want the pair's own partner. The bootstrap resamples the
-patients whose rows are queries; the gallery stays the whole split.
+The exact numbers (suffix `_exact`) want the pair's own partner. With `rerank` set, recall after
+re-ranking stands beside that of the global embeddings. The bootstrap resamples the patients whose
+rows are queries; the gallery stays the whole split.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -27,6 +28,7 @@ from aga.evaluation.bootstrap import (
 )
 from aga.evaluation.embedded import EmbeddedSplit
 from aga.evaluation.metrics import Metric, Metrics
+from aga.evaluation.rerank import LocalScores, RerankConfig, reranked_positions
 from aga.ranking import chance, retrieval_positions
 
 TASK = "retrieval"
@@ -38,28 +40,56 @@ class RetrievalConfig(Config):
     Attributes:
         ranks: The K of recall at K.
         chunk: Queries scored at once; bounds memory at chunk * N scores.
+        rerank: Scores the first candidates again with the objective's local score; None does not.
     """
 
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     chunk: PositiveInt
+    rerank: RerankConfig | None
 
 
 def evaluate(
-    dataset: EmbeddedSplit, config: RetrievalConfig, bootstrap: BootstrapConfig, seed: int
+    dataset: EmbeddedSplit,
+    config: RetrievalConfig,
+    bootstrap: BootstrapConfig,
+    seed: int,
+    local: LocalScores | None = None,
 ) -> Metrics:
     """Retrieve reports by image and images by report, by the cosine of the global embeddings.
 
     Names: `retrieval/<direction>/recall_at_<K>` and `.../median_rank`, each also with `_exact`, for
     the directions `text_to_image` and `image_to_text`; `retrieval/mean_recall_at_<K>` is the
-    duplicate-aware mean of both directions.
+    duplicate-aware mean of both directions. `retrieval/rerank/...`, where `config.rerank` is set,
+    are the same, duplicate-aware, after re-ranking by `local`.
+
+    Raises:
+        ValueError: `config.rerank` is set and `local` is not given.
     """
-    names, measured, by_chance = zip(*_statistics(dataset, config), strict=True)
-    drawn = replicates(measured, dataset.patients, bootstrap, seed)
+    aware, exact = (
+        _positions(dataset, config, duplicate_aware) for duplicate_aware in (True, False)
+    )
+    measured = [
+        *_statistics(dataset, config, aware),
+        *_statistics(dataset, config, exact, "_exact"),
+    ]
+    provenance = dict(dataset.provenance)
+    if config.rerank is not None:
+        if local is None:
+            raise ValueError("re-ranking needs the local scores")
+        again = reranked_positions(dataset, config.rerank, local, config.chunk)
+        measured += [
+            (f"rerank/{name}", statistic, by_chance)
+            for name, statistic, by_chance in _statistics(dataset, config, again)
+        ]
+        provenance |= {"rerank_top": config.rerank.top, "rerank_weight": config.rerank.weight}
+    drawn = replicates(
+        [statistic for _, statistic, _ in measured], dataset.patients, bootstrap, seed
+    )
     values = {
-        f"{TASK}/{name}": Metric.of(summarise(column, bootstrap), chance_value, len(dataset))
-        for name, column, chance_value in zip(names, drawn.T, by_chance, strict=True)
+        f"{TASK}/{name}": Metric.of(summarise(column, bootstrap), by_chance, len(dataset))
+        for (name, _, by_chance), column in zip(measured, drawn.T, strict=True)
     }
-    return Metrics(TASK, values, dataset.provenance)
+    return Metrics(TASK, values, provenance)
 
 
 def chance_median_rank(keys: Int64[Tensor, "N"], duplicate_aware: bool) -> float:
@@ -72,35 +102,41 @@ def chance_median_rank(keys: Int64[Tensor, "N"], duplicate_aware: bool) -> float
     return float(ranks[reached])
 
 
-def _statistics(
-    dataset: EmbeddedSplit, config: RetrievalConfig
-) -> Iterator[tuple[str, Statistic, float]]:
-    """Every metric's name, its statistic of row weights, and its value by chance."""
+def _positions(
+    dataset: EmbeddedSplit, config: RetrievalConfig, duplicate_aware: bool
+) -> dict[str, Int64[Tensor, "N"]]:
     sides = {
         "text_to_image": (dataset.texts, dataset.images),
         "image_to_text": (dataset.images, dataset.texts),
     }
-    for duplicate_aware, suffix in ((True, ""), (False, "_exact")):
-        recall_by_chance = chance(dataset.keys, config.ranks, duplicate_aware)
-        rank_by_chance = chance_median_rank(dataset.keys, duplicate_aware)
-        mean_hits: Float[np.ndarray, "N K"] = np.zeros((len(dataset), len(config.ranks)))
-        for direction, (queries, gallery) in sides.items():
-            positions = retrieval_positions(
-                queries,
-                gallery,
-                dataset.keys,
-                chunk=config.chunk,
-                duplicate_aware=duplicate_aware,
-            ).numpy()
-            hits = positions[:, None] <= np.asarray(config.ranks)
-            mean_hits += hits / len(sides)
-            for column, rank in enumerate(config.ranks):
-                recall = weighted_mean(hits[:, column].astype(np.float64))
-                name = f"{direction}/recall_at_{rank}{suffix}"
-                yield name, recall, recall_by_chance[column]
-            median = weighted_median(positions.astype(np.float64))
-            yield f"{direction}/median_rank{suffix}", median, rank_by_chance
-        if duplicate_aware:
-            for column, rank in enumerate(config.ranks):
-                both = weighted_mean(mean_hits[:, column])
-                yield f"mean_recall_at_{rank}", both, recall_by_chance[column]
+    return {
+        direction: retrieval_positions(
+            *side, dataset.keys, chunk=config.chunk, duplicate_aware=duplicate_aware
+        )
+        for direction, side in sides.items()
+    }
+
+
+def _statistics(
+    dataset: EmbeddedSplit,
+    config: RetrievalConfig,
+    positions: Mapping[str, Int64[Tensor, "N"]],
+    suffix: Literal["", "_exact"] = "",
+) -> Iterator[tuple[str, Statistic, float]]:
+    """Every metric's name, its statistic of row weights, and its value by chance."""
+    duplicate_aware = not suffix
+    recall_by_chance = chance(dataset.keys, config.ranks, duplicate_aware)
+    rank_by_chance = chance_median_rank(dataset.keys, duplicate_aware)
+    mean_hits: Float[np.ndarray, "N K"] = np.zeros((len(dataset), len(config.ranks)))
+    for direction, found in positions.items():
+        hits = found.numpy()[:, None] <= np.asarray(config.ranks)
+        mean_hits += hits / len(positions)
+        for column, rank in enumerate(config.ranks):
+            recall = weighted_mean(hits[:, column].astype(np.float64))
+            yield f"{direction}/recall_at_{rank}{suffix}", recall, recall_by_chance[column]
+        median = weighted_median(found.double().numpy())
+        yield f"{direction}/median_rank{suffix}", median, rank_by_chance
+    if duplicate_aware:
+        for column, rank in enumerate(config.ranks):
+            both = weighted_mean(mean_hits[:, column])
+            yield f"mean_recall_at_{rank}", both, recall_by_chance[column]

@@ -108,7 +108,7 @@ def test_every_task_runs_from_raw_pairs(
     config = EvaluationConfig.model_validate(
         {
             "batch_size": 4,
-            "retrieval": {"ranks": [1, 5], "chunk": 2},
+            "retrieval": {"ranks": [1, 5], "chunk": 2, "rerank": {"top": 3, "weight": 0.5}},
             "zero_shot": {"prompts": "phantom-v1", "min_positives": 1},
             "probe": {
                 "fractions": [0.5, 1.0],
@@ -124,6 +124,7 @@ def test_every_task_runs_from_raw_pairs(
     assert tuple(results) == TASKS
     assert len({result.measured_on for result in results.values()}) == len(TASKS)
     assert results["retrieval"].values["retrieval/mean_recall_at_5"].n == 6
+    assert results["retrieval"].values["retrieval/rerank/mean_recall_at_5"].n == 6
     assert set(results["zero_shot"].provenance["classes"]) == {"effusion"}
     again = {r.task: r for r in evaluate(bundle, studies, tmp_path, config, seed=0)}
     assert again == results

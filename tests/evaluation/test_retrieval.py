@@ -14,7 +14,7 @@ from aga.evaluation.retrieval import RetrievalConfig, chance_median_rank, evalua
 from aga.tensors import normalize
 
 BOOTSTRAP = BootstrapConfig(samples=200, confidence=0.95)
-CONFIG = RetrievalConfig(ranks=(1, 5, 10), chunk=7)
+CONFIG = RetrievalConfig(ranks=(1, 5, 10), chunk=7, rerank=None)
 
 
 def split_of(images: torch.Tensor, texts: torch.Tensor, keys: torch.Tensor) -> EmbeddedSplit:
@@ -96,4 +96,4 @@ def test_the_median_rank_by_chance_is_that_of_random_orders() -> None:
 def test_the_settings_refuse_what_cannot_be_measured() -> None:
     for wrong in ({"ranks": []}, {"ranks": [0]}, {"chunk": 0}):
         with pytest.raises(ValidationError):
-            RetrievalConfig(**{"ranks": [1], "chunk": 1, **wrong})
+            RetrievalConfig(**{"ranks": [1], "chunk": 1, "rerank": None, **wrong})
