@@ -10,16 +10,12 @@ import argparse
 import logging
 import statistics
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-from aga.bundle import load_bundle
 from aga.data.studies import StudyDataset
-from aga.evaluation import Metrics, evaluate
+from aga.evaluation import Metrics
 from aga.params import Params, load_params
-from aga.training.export import export_bundle
-from aga.training.run import Recipe, RunData, run_local
+from benchmarks.quality import train_and_measure
 from benchmarks.rows import write_rows
 
 LIMITS = {
@@ -52,26 +48,15 @@ def main() -> int:
 
 
 def row(params: Params, seed: int, home: Path) -> dict[str, object]:
-    """Train one seed without Ray, and measure the bundle it leaves."""
-    recipe = Recipe(**{name: getattr(params, name) for name in Recipe.model_fields})
-    recipe = recipe.model_copy(update={"seed": seed})
-    start = time.perf_counter()
-    state = run_local(recipe, home)
-    seconds = time.perf_counter() - start
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder) / "bundle"
-        data = RunData.open(home)
-        export_bundle(bundle, recipe=recipe, data=data, home=home, state=state, names={})
-        studies = StudyDataset.open(home / "data/studies")
-        cache = home / "data/cache"
-        results = evaluate(load_bundle(bundle), studies, cache, params.evaluation, seed=seed)
-    gallery = len(studies.rows("test"))
+    """Train and measure one seed."""
+    found = train_and_measure(params.model_copy(update={"seed": seed}), home)
+    studies = StudyDataset.open(home / "data/studies")
     return {
         "seed": seed,
         "pairs": len(studies.rows("train")),
-        "gallery": gallery,
-        "seconds": round(seconds),
-        **measured(results),
+        "gallery": len(studies.rows("test")),
+        "seconds": round(found.seconds),
+        **measured(found.results),
     }
 
 
