@@ -65,13 +65,7 @@ def evaluate(
     Raises:
         ValueError: `config.rerank` is set and `local` is not given.
     """
-    aware, exact = (
-        _positions(dataset, config, duplicate_aware) for duplicate_aware in (True, False)
-    )
-    measured = [
-        *_statistics(dataset, config, aware),
-        *_statistics(dataset, config, exact, "_exact"),
-    ]
+    measured = list(_global_statistics(dataset, config))
     provenance = dict(dataset.provenance)
     if config.rerank is not None:
         if local is None:
@@ -92,6 +86,12 @@ def evaluate(
     return Metrics(TASK, values, provenance)
 
 
+def statistics(dataset: EmbeddedSplit, config: RetrievalConfig) -> dict[str, Statistic]:
+    """Every metric of the global embeddings as a statistic of row weights, by full name."""
+    found = _global_statistics(dataset, config)
+    return {f"{TASK}/{name}": statistic for name, statistic, _ in found}
+
+
 def chance_median_rank(keys: Int64[Tensor, "N"], duplicate_aware: bool) -> float:
     """The median rank that a random order of the gallery gives: the first K of recall 1/2."""
     ranks = range(1, len(keys) + 1)
@@ -100,6 +100,13 @@ def chance_median_rank(keys: Int64[Tensor, "N"], duplicate_aware: bool) -> float
         ranks, 0.5 - 1e-9, key=lambda rank: chance(keys, [rank], duplicate_aware)[0]
     )
     return float(ranks[reached])
+
+
+def _global_statistics(
+    dataset: EmbeddedSplit, config: RetrievalConfig
+) -> Iterator[tuple[str, Statistic, float]]:
+    yield from _statistics(dataset, config, _positions(dataset, config, True))
+    yield from _statistics(dataset, config, _positions(dataset, config, False), "_exact")
 
 
 def _positions(
