@@ -1,7 +1,7 @@
 """Every objective on the same encoders, data, steps and seeds: which learns more from few pairs.
 
     python -m benchmarks.comparison.run                      everything, from where it stopped
-    python -m benchmarks.comparison.run --match 'main@(aga|clip|sparc)-500-'      the fast grid
+    python -m benchmarks.comparison.run --match 'main@(aga|clip|sparc)-500'      the fast grid
 
 `settings.yaml` holds what is compared: `base`, an overlay of the project's params.yaml that all
 share; `data`, what is learned from; `variants`, one overlay for each row of the tables. `dvc.yaml`
@@ -32,13 +32,12 @@ def settings() -> dict[str, Any]:
 
 
 def data_settings(name: str) -> dict[str, Any]:
-    """Overlay, pairs and steps of an entry of `data`; a fold is one of cross-validation."""
-    values = settings()
-    entry = values["data"][name]
-    if "fold" not in entry:
-        return dict(entry)
-    fold = {"prepare": {"split": {"fold": entry["fold"]}}}
-    return {**values["covid"], "overlay": merged(values["covid"]["overlay"], fold)}
+    """An entry of `data`; `covid-3` is fold 3 of the entry `covid`."""
+    name, _, fold = name.partition("-")
+    entry: dict[str, Any] = settings()["data"][name]
+    if fold:
+        entry["overlay"] = merged(entry["overlay"], {"prepare": {"split": {"fold": int(fold)}}})
+    return entry
 
 
 def composed(*overlays: Overlay) -> Params:
@@ -53,7 +52,9 @@ def composed(*overlays: Overlay) -> Params:
     return validate(values, SETTINGS)
 
 
-def cell_params(variant: Overlay, data: str, pairs: int | None, seed: int) -> Params:
+def cell_params(
+    variant: Overlay, data: str, pairs: int | None, seed: int, steps: int | None = None
+) -> Params:
     """The params of one cell: as many steps as every other one, however few its pairs.
 
     Args:
@@ -61,10 +62,12 @@ def cell_params(variant: Overlay, data: str, pairs: int | None, seed: int) -> Pa
         data: Name of an entry of `data` in the settings.
         pairs: How many pairs it learns from; None takes all.
         seed: Of its weights, its pairs and their order.
+        steps: Other than those of the data.
     """
     source = data_settings(data)
     batch_size = composed(source["overlay"], variant).training.batch_size
-    epochs = max(1, round(source["steps"] * batch_size / (pairs or source["pairs"])))
+    steps_per_epoch = (pairs or source["pairs"]) // batch_size
+    epochs = max(1, round((steps or source["steps"]) / steps_per_epoch))
     of_cell = {"seed": seed, "training": {"pairs": pairs, "epochs": epochs}}
     return composed(source["overlay"], variant, of_cell)
 

@@ -1,4 +1,4 @@
-"""Train and measure one cell of the comparison: one variant, some pairs, one seed."""
+"""Train and measure one cell of the comparison: one variant on some pairs, with every seed."""
 
 from __future__ import annotations
 
@@ -7,42 +7,55 @@ import json
 import logging
 
 from aga.tracking import provenance
-from benchmarks.comparison import PROJECT, RESULTS, WORK, cell_params, chosen
+from benchmarks.comparison import PROJECT, RESULTS, WORK, cell_params, chosen, settings
 from benchmarks.quality import train_and_measure
 
 
 def main() -> None:
-    """Write `results/<data>/<variant>-<pairs>-<seed>.json`: every metric, and what it stands on."""
+    """Write `results/<data>-<pairs>-<variant>.json`: a row for each seed, or for each fold."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="phantom")
-    parser.add_argument("--variant", required=True)
+    parser.add_argument("--data", required=True, help="an entry of `data` in settings.yaml")
+    parser.add_argument("--variant", required=True, help="an entry of `variants`")
     parser.add_argument("--pairs", type=int, help="default: all")
-    parser.add_argument("--seed", type=int, required=True)
     options = parser.parse_args()
-    params = cell_params(chosen(options.variant), options.data, options.pairs, options.seed)
-    found = train_and_measure(params, WORK / options.data)
+    source = settings()["data"][options.data]
+    if "folds" in source:  # of cross-validation: a data set and a model each
+        models = [(f"{options.data}-{fold}", 0) for fold in range(source["folds"])]
+    else:
+        models = [(options.data, seed) for seed in source["seeds"]]
+    rows = [row(options.variant, data, options.pairs, seed) for data, seed in models]
+    name = f"{options.data}-{options.pairs or 'all'}-{options.variant}.json"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def row(variant: str, data: str, pairs: int | None, seed: int) -> dict[str, object]:
+    """One model: every metric with its chance level, and what it stands on."""
+    params = cell_params(chosen(variant), data, pairs, seed)
+    found = train_and_measure(params, WORK / data)
     dependence = {
         name.removeprefix("diagnostics/"): value
         for name, value in found.best.items()
-        if name.endswith("_dependence")
+        if name.startswith("diagnostics/") and ("dependence" in name or "gap" in name)
     }
-    row = {
-        "data": options.data,
-        "variant": options.variant,
-        "pairs": options.pairs,
-        "seed": options.seed,
+    return {
+        "data": data,
+        "variant": variant,
+        "pairs": pairs,
+        "seed": seed,
         "epoch": found.best["epoch"],
         "epochs": params.training.epochs,
         "seconds": round(found.seconds),
-        "metrics": {n: v for result in found.results for n, v in result.flat().items()},
-        "chance": {n: m.chance for result in found.results for n, m in result.values.items()},
-        "dependence": dependence,
+        "metrics": {n: round(v, 5) for r in found.results for n, v in r.flat().items()},
+        "chance": {
+            n: round(m.chance, 5)
+            for r in found.results
+            for n, m in r.values.items()
+            if n.count("/") == 1
+        },
+        "dependence": {n: round(v, 5) for n, v in dependence.items()},
         "git_commit": provenance(PROJECT).get("git_commit", "unknown"),
     }
-    size = "all" if options.pairs is None else options.pairs
-    path = RESULTS / options.data / f"{options.variant}-{size}-{options.seed}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Run cells of the comparison, several at a time; those that are done and unchanged are skipped.
 
     python -m benchmarks.comparison.run                                         everything
-    python -m benchmarks.comparison.run --match 'main@(aga|clip|sparc)-500-'    the fast grid
+    python -m benchmarks.comparison.run --match 'main@(aga|clip|sparc)-500'    the fast grid
 
 DVC runs the stages of one command one after the other, so this starts a `dvc repro --single-item`
 for each. Whenever it is stopped, only the cells that were running are lost.
@@ -10,6 +10,7 @@ for each. Whenever it is stopped, only the cells that were running are lost.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -57,9 +58,13 @@ def repro(stage: str, *, force: bool) -> int:
 
 
 def dvc(*arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
-    """Call DVC in the folder of the comparison."""
+    """Call DVC in the folder of the comparison; what it starts computes with one thread."""
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=FOLDER, text=True, capture_output=capture, check=False)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    environment = {**os.environ, **threads}
+    return subprocess.run(
+        command, cwd=FOLDER, env=environment, text=True, capture_output=capture, check=False
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ PLOT = PROJECT / "docs/results.svg"
 def main() -> None:
     """Read every row, write the page and the plot."""
     chosen = settings()["table"]
-    rows = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*/*.json"))]
+    rows = [r for path in sorted(RESULTS.glob("*.json")) for r in json.loads(path.read_text("utf-8"))]
     PAGE.write_text("\n".join([*page(rows, chosen), ""]), encoding="utf-8")
     plot(rows, chosen, PLOT)
 

@@ -21,7 +21,9 @@ def main() -> None:
     tried = []
     for candidate in entry["candidates"]:
         overlay = merged(entry["overlay"], candidate)
-        params = cell_params(overlay, budget["data"], budget["pairs"], budget["seed"])
+        params = cell_params(
+            overlay, budget["data"], budget["pairs"], budget["seed"], budget["steps"]
+        )
         recipe = Recipe(**{name: getattr(params, name) for name in Recipe.model_fields})
         history = run_local(recipe, WORK / budget["data"]).history
         select = recipe.training.select
