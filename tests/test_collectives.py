@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from torch.nn.parallel import DistributedDataParallel
 
 from aga.collectives import gather_padded, gather_with_gradient, own_rows, rank, world_size
-from aga.objectives import ObjectiveConfig, build_objective
+from aga.objectives import OBJECTIVES, ObjectiveConfig, build_objective
 from aga.pairs import PairEmbeddings
 
 PAIRS, PATCHES, TOKENS, WIDTH = 8, 5, 6, 8
@@ -99,12 +99,12 @@ def _configs() -> dict[str, ObjectiveConfig]:
     values = YAML(typ="safe").load(Path(__file__).parents[1] / "params.yaml")["objective"]
     aga = {**values["aga"], "bcga": {**values["aga"]["bcga"], "heads": 2}}
     sigmoid = {**aga, "contrast": {"form": "sigmoid", "temperature": 0.2}}
-    inside = {**aga, "weights": {"contrast": 0.0, "iga": 1.0, "bcga": 0.5}}
-    cases = {"aga": ("aga", aga), "sigmoid": ("aga", sigmoid), "inside": ("aga", inside)}
-    cases["clip"] = ("clip", aga)
-    cases |= {name: (name, aga) for name in ("sparc", "mgca", "prior")}
-    between = ("convirt", "siglip", "filip", "gloria")
-    cases |= {name: (name, aga) for name in between}
+    inside = {**aga, "weights": {**aga["weights"], "contrast": 0.0}}
+    depending = {**aga, "weights": {**aga["weights"], "dependence": 1.0}}
+    depending["dependence"] = {**aga["dependence"], "block": 2}  # divides every process's pairs
+    variants = {"sigmoid": sigmoid, "inside": inside, "dependence": depending}
+    cases = {case: ("aga", block) for case, block in variants.items()}
+    cases |= {name: (name, aga) for name in OBJECTIVES}
     return {
         case: ObjectiveConfig.model_validate({**values, "name": name, "aga": block})
         for case, (name, block) in cases.items()

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
+from baselines import check_gradients
 from builders import embeddings, objective, settings
 from torch.autograd import gradcheck
 
-from aga.objectives import AgaObjective
 from aga.objectives.contrastive import Positions, pair_nce, symmetric_pair_nce
 from aga.objectives.grouping import choose, scale, statistics
 from aga.pairs import PairEmbeddings
 from aga.tensors import normalize
 
 SMOOTH = {"gate__relaxation": "soft"}
-
-
-def _checks(module: AgaObjective, pairs: PairEmbeddings) -> None:
-    """Gradcheck of the loss in the embeddings and in every parameter, along random directions."""
-    names = ["patches", "tokens", "image", "text"]
-    leaves = [getattr(pairs, name).clone().requires_grad_() for name in names]
-    parameters = [p for p in module.parameters() if p.requires_grad]
-
-    def loss(*values: torch.Tensor) -> torch.Tensor:
-        return module(replace(pairs, **dict(zip(names, values[:4], strict=True)))).total
-
-    assert gradcheck(loss, (*leaves, *parameters), atol=1e-6, rtol=1e-5, fast_mode=True)
 
 
 CASES: dict[str, Callable[[], PairEmbeddings]] = {
@@ -44,7 +31,7 @@ CASES: dict[str, Callable[[], PairEmbeddings]] = {
 @pytest.mark.parametrize("form", ["residual", "pooled"])
 def test_the_soft_objective_has_the_gradient_of_its_loss(case: str, form: str) -> None:
     values = settings(**SMOOTH, gate__hidden=3, bcga__form=form)
-    _checks(objective(values, width=4), CASES[case]())
+    check_gradients(objective(values, width=4), CASES[case]())
 
 
 @pytest.mark.parametrize(
@@ -61,7 +48,7 @@ def test_the_soft_objective_has_the_gradient_of_its_loss(case: str, form: str) -
 )
 def test_other_settings_have_the_gradient_of_their_loss(change: dict) -> None:
     values = settings(**{**SMOOTH, **change, "gate__hidden": 3})
-    _checks(objective(values, width=4), embeddings([3, 2], patches=3, width=4, padded=3))
+    check_gradients(objective(values, width=4), embeddings([3, 2], patches=3, width=4, padded=3))
 
 
 def test_two_equal_tokens_and_two_equal_patches_have_a_gradient() -> None:
@@ -69,7 +56,7 @@ def test_two_equal_tokens_and_two_equal_patches_have_a_gradient() -> None:
     pairs = embeddings([3, 3], patches=3, width=4, padded=3)
     pairs.tokens[:, 1] = pairs.tokens[:, 0]
     pairs.patches[:, 1] = pairs.patches[:, 0]
-    _checks(objective(settings(**SMOOTH, gate__hidden=3), width=4), pairs)
+    check_gradients(objective(settings(**SMOOTH, gate__hidden=3), width=4), pairs)
 
 
 @pytest.mark.parametrize("scaling", ["minmax", "softmax", "sigmoid"])
