@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from jaxtyping import install_import_hook
 install_import_hook("aga", "shape_checks.checked")
 
 GOLDEN = Path(__file__).parent / "golden"
-Golden = Callable[[str, object], None]
+Golden = Callable[..., None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,9 +72,12 @@ def _no_browser() -> str | None:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Golden:
-    """Compare a JSON-able object with `tests/golden/<name>.json`; --update-golden writes it."""
+    """Compare a JSON-able object with `tests/golden/<name>.json`; --update-golden writes it.
 
-    def compare(name: str, value: object) -> None:
+    With `rtol`, numbers may differ by so much of themselves: no two processors round alike.
+    """
+
+    def compare(name: str, value: object, rtol: float = 0.0) -> None:
         path = GOLDEN / f"{name}.json"
         text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         if request.config.getoption("--update-golden"):
@@ -83,10 +87,20 @@ def golden(request: pytest.FixtureRequest) -> Golden:
         if not path.is_file():
             pytest.fail(f"{path} is missing: run with --update-golden and review it")
         stored = path.read_text(encoding="utf-8")
-        if stored != text:
+        if stored != text and not _near(json.loads(stored), json.loads(text), rtol):
             lines = difflib.unified_diff(
                 stored.splitlines(), text.splitlines(), "golden", "now", lineterm="", n=1
             )
             pytest.fail(f"{path.name} differs (--update-golden accepts):\n" + "\n".join(lines))
 
     return compare
+
+
+def _near(one: object, other: object, rtol: float) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=rtol)
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return all(_near(a, b, rtol) for a, b in zip(one, other, strict=True))
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return all(_near(value, other[key], rtol) for key, value in one.items())
+    return one == other
