@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
+import torch
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,6 +15,8 @@ from aga.encoders.image import ImageEncoder, ImageEncoderConfig
 from aga.encoders.text import TextArchitecture, TextEncoder, TextEncoderConfig
 from aga.pairs import PairBatch, PairEmbeddings
 
+POSITION_STD = 0.02  # of the places' vectors at the start
+
 
 class ModelConfig(Config):
     """Settings of the joint space.
@@ -20,10 +24,13 @@ class ModelConfig(Config):
     Attributes:
         width: The joint width D.
         projection: Form of the four projections into it.
+        positions: `learned` adds to every patch feature a vector of its place before it is
+            projected: a convolution sees a finding alike on either side. `none` adds nothing.
     """
 
     width: Annotated[int, Field(gt=0)]
     projection: Literal["linear", "mlp"]
+    positions: Literal["none", "learned"]
 
 
 class ModelArchitecture(Config):
@@ -74,6 +81,11 @@ class AlignmentModel(nn.Module):
         self.text_encoder = TextEncoder(
             text, vocabulary=vocabulary, pad_id=pad_id, max_tokens=max_tokens
         )
+        self.patch_positions = None
+        if model.positions == "learned":
+            patches = math.prod(self.image_encoder.grid(*image_size))
+            places = POSITION_STD * torch.randn(patches, self.image_encoder.patch_width)
+            self.patch_positions = nn.Parameter(places)
         self.patch_projection = _projection(self.image_encoder.patch_width, model)
         self.token_projection = _projection(self.text_encoder.width, model)
         self.image_projection = _projection(self.image_encoder.global_width, model)
@@ -118,6 +130,8 @@ class AlignmentModel(nn.Module):
     ) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "B D"]]:
         """Patch embeddings `V`, row-major, and global embeddings `v` of normalised images."""
         patches, features = self.image_encoder(images)
+        if self.patch_positions is not None:
+            patches = patches + self.patch_positions
         return self.patch_projection(patches), self.image_projection(features)
 
     def encode_texts(

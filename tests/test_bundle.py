@@ -64,7 +64,7 @@ def export(folder: Path, name: str = "aga", text_path: Path | None = None) -> Bu
         TextEncoderConfig(
             path=text_path and str(text_path), width=16, layers=1, heads=2, dropout=0.1
         ),
-        ModelConfig(width=WIDTH, projection="mlp"),
+        ModelConfig(width=WIDTH, projection="mlp", positions="none"),
         channels=1,
         image_size=SIZE,
         vocabulary=len(tokenizer),

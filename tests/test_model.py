@@ -17,7 +17,7 @@ from aga.pairs import PairBatch
 PARAMS = YAML(typ="safe").load(Path(__file__).parents[1] / "params.yaml")
 
 
-def build(projection: str = "mlp") -> AlignmentModel:
+def build(projection: str = "mlp", positions: str = "none") -> AlignmentModel:
     torch.manual_seed(0)
     return AlignmentModel(
         ImageEncoderConfig(
@@ -27,7 +27,7 @@ def build(projection: str = "mlp") -> AlignmentModel:
             patch_layer=2,
         ),
         TextEncoderConfig(path=None, width=16, layers=1, heads=2, dropout=0.1),
-        ModelConfig(width=12, projection=projection),
+        ModelConfig(width=12, projection=projection, positions=positions),
         channels=1,
         image_size=(32, 48),
         vocabulary=40,
@@ -120,3 +120,17 @@ def test_the_architecture_rebuilds_the_model() -> None:
 def test_one_seed_gives_one_model() -> None:
     first, second = build().state_dict(), build().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_learned_positions_tell_equal_patches_apart() -> None:
+    """What a patch is told of its place depends on the place alone, before it is projected."""
+    torch.manual_seed(1)
+    plain, placed = build().eval(), build(positions="learned").eval()
+    assert plain.patch_positions is None
+    positions = placed.patch_positions
+    assert positions is not None and positions.shape == (4 * 6, 16)
+    images = torch.randn(2, 1, 32, 48)
+    features, _ = placed.image_encoder(images)
+    expected = placed.patch_projection(features + positions)
+    torch.testing.assert_close(placed.encode_images(images)[0], expected)
+    assert not torch.allclose(placed.patch_projection(features), expected)
