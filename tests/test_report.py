@@ -84,10 +84,29 @@ def write_results(folder: Path) -> None:
         "classes": {"nodule": {"positives": 4, "negatives": 2}},
         "omitted": {"effusion": {"positives": 1, "negatives": 5}},
     }
+    probe = {
+        "probe/mean_auroc_at_10": Metric(0.731, 0.7, 0.8, 0.5, 6),
+        "probe/auroc_at_10/nodule": Metric(0.741, 0.7, 0.8, 0.5, 6),
+        "probe/mean_auroc_at_100": Metric(0.751, 0.7, 0.8, 0.5, 6),
+        "probe/auroc_at_100/nodule": Metric(0.761, 0.7, 0.8, 0.5, 6),
+        "probe/auroc_at_100/line": Metric(0.771, 0.7, 0.8, 0.5, 6),
+    }
+    grounding = {
+        "grounding/word_pointing_game": Metric(0.391, 0.3, 0.4, 0.071, 6),
+        "grounding/word_pointing_game/nodule": Metric(0.381, 0.3, 0.4, 0.01, 6),
+        "grounding/side_accuracy": Metric(0.621, 0.5, 0.7, 0.5, 4),
+        "grounding/side_accuracy/left_lung": Metric(0.611, None, None, 0.5, 4),
+    }
     write_metrics(
         [
             Metrics("retrieval", retrieval, provenance),
             Metrics("zero_shot", zero_shot, provenance | classes),
+            Metrics(
+                "probe",
+                probe,
+                provenance | {"omitted": {"effusion": {}}, "not_drawn": {"10": ["line"]}},
+            ),
+            Metrics("grounding", grounding, provenance),
         ],
         folder,
     )
@@ -208,6 +227,28 @@ def test_nothing_of_a_patient_is_on_a_page_without_images(
     assert "0.812" in text and "train 21 20" in text
 
 
+def test_probe_and_grounding_are_tables_with_chance(shown: Path, tmp_path: Path) -> None:
+    text = Text(shown.read_text()).text
+    assert "10 % of the labels 100 % of the labels" in text
+    assert "nodule 0.741 [0.700, 0.800], chance 0.500 0.761" in text
+    assert "line 0.771 [0.700, 0.800], chance 0.500 mean of the findings 0.731" in text
+    assert "too few labelled images: effusion." in text
+    assert "at 10 % because no draw of patients held both kinds of image: line." in text
+    assert "pointing game, word side accuracy" in text
+    assert "left lung 0.611 [-, -], chance 0.500 all mentions 0.391" in text
+
+
+def test_tasks_that_do_not_apply_say_why(inputs: ReportInputs, tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics"
+    shutil.copytree(inputs.metrics, metrics)
+    absent = [Metrics(task, {}, {"left_out": f"no {task} here"}) for task in ("probe", "grounding")]
+    write_metrics(absent, metrics)
+    build_report(tmp_path / "r.html", replace(inputs, metrics=metrics), WITHHELD)
+    text = Text((tmp_path / "r.html").read_text()).text
+    assert "The linear probe is left out: no probe here." in text
+    assert "Grounding is left out: no grounding here." in text
+
+
 def test_what_a_source_does_not_allow_is_not_shown_whatever_the_setting(
     inputs: ReportInputs, tmp_path: Path
 ) -> None:
@@ -244,6 +285,8 @@ def test_an_empty_project_gives_a_page_that_says_so(tmp_path: Path) -> None:
         "There is no training history yet.",
         "Retrieval has not been measured yet.",
         "Zero-shot classification has not been measured yet.",
+        "The linear probe has not been measured yet.",
+        "Grounding has not been measured yet.",
         "There are no gate diagnostics.",
         "There is no encoder yet",
     ):

@@ -12,7 +12,7 @@ from aga.registry import RegisteredVersion, load_registered
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write `metrics/retrieval.json` and `metrics/zero_shot.json`, and print them as a table."""
+    """Write `metrics/<task>.json` for every task, and print them as a table."""
     options = option_parser(__doc__).parse_args(arguments)
     params, home = load(options)
     version = RegisteredVersion.read(home / "models/registered.json")

@@ -14,11 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from aga.bundle import load_bundle
 from aga.data.studies import DatasetInfo, StudyDataset
 from aga.errors import DataError
-from aga.evaluation import Metric, Metrics, read_metrics
+from aga.evaluation import Metrics, read_metrics
 from aga.evaluation.metrics import format_number
 from aga.report import ReportPageConfig
 from aga.report.examples import Example, examples
 from aga.report.figures import line_chart
+from aga.report.tables import grounding_table, probe_table, retrieval_rows
 
 HEADLINES = {
     "retrieval/mean_recall_at_10": (
@@ -28,6 +29,10 @@ HEADLINES = {
     "zero_shot/mean_auroc": (
         "Zero-shot AUROC",
         "mean over findings, from prompts alone, without training on labels",
+    ),
+    "grounding/word_pointing_game": (
+        "Pointing game",
+        "the word of a finding looks hardest at a patch inside the finding's box",
     ),
 }
 
@@ -173,13 +178,15 @@ def _context(inputs: ReportInputs, config: ReportPageConfig) -> dict[str, Any]:
         "curves": _charts(CURVES, history, exported),
         "gates": _charts(GATES, history, exported),
         "results": {result.task: result for result in results},
-        "retrieval": _retrieval_rows(measured),
+        "retrieval": retrieval_rows(measured),
         "zero_shot": {
             name.removeprefix("zero_shot/auroc/"): metric
             for name, metric in measured.items()
             if name.startswith("zero_shot/auroc/")
         },
         "mean_auroc": measured.get("zero_shot/mean_auroc"),
+        "probe": probe_table(measured),
+        "grounding": grounding_table(measured),
         "examples": [] if withheld else _examples(inputs, config.pairs),
         "withheld": withheld,
         "provenance": _provenance(inputs, results),
@@ -237,24 +244,6 @@ def _charts(
             }
         )
     return drawn
-
-
-def _retrieval_rows(measured: Mapping[str, Metric]) -> list[dict[str, Any]]:
-    """One row per metric; the columns are duplicate-aware and exact."""
-    rows = []
-    for direction in ("text_to_image", "image_to_text"):
-        prefix = f"retrieval/{direction}/"
-        for name, metric in measured.items():
-            if name.startswith(prefix) and not name.endswith("_exact"):
-                rows.append(
-                    {
-                        "direction": direction.replace("text", "report").replace("_", " "),
-                        "name": name.removeprefix(prefix).replace("_", " "),
-                        "aware": metric,
-                        "exact": measured.get(f"{name}_exact"),
-                    }
-                )
-    return rows
 
 
 def _provenance(inputs: ReportInputs, results: Sequence[Metrics]) -> dict[str, str]:

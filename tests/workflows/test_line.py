@@ -10,6 +10,7 @@ import pytest
 from fixtures.project import run_in, small_project
 from mlflow import MlflowClient
 
+from aga.evaluation.metrics import TASKS
 from aga.params import apply_overlay, load_params, parse_settings
 
 pytestmark = pytest.mark.slow
@@ -24,8 +25,10 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_stage_leaves_what_it_declares(line: Path) -> None:
-    for name in ("prepare", "tokenize", "pretrain", "retrieval", "zero_shot", "promotion"):
+    for name in ("prepare", "tokenize", "pretrain", *TASKS, "promotion"):
         assert json.loads((line / f"metrics/{name}.json").read_text()), name
+    for task in TASKS:
+        assert json.loads((line / f"metrics/{task}.json").read_text())["metrics"], task
     registered = json.loads((line / "models/registered.json").read_text())
     assert registered["version"] == 1
     assert len(registered["bundle_sha256"]) == 64
