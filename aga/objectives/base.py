@@ -108,30 +108,34 @@ class Objective(nn.Module, ABC):
     def image_dependence(
         self, pairs: PairEmbeddings, blank: Float[Tensor, "1 P D"] | None = None
     ) -> dict[str, Tensor]:
-        """For every term inside pairs: its value minus its value with other images.
+        """What the terms inside pairs, and the local scores, owe to the image.
 
         Args:
             pairs: Pairs of several patients.
             blank: Patches of an image that shows nothing.
 
         Returns:
-            `<term>/image_dependence`, against the images of the next reports in the batch, and
-            `<term>/blank_dependence`, against `blank`. Near 0 the term is solved without looking
-            at the image. The first is absent for a single pair, the second without `blank`.
+            For every term inside pairs `<term>/image_dependence`, its value minus its value with
+            the images of the next reports in the batch, and `<term>/blank_dependence`, likewise
+            with `blank`; near 0 the term is solved without looking at the image. And
+            `local_score/image_gap` and `local_score/blank_gap`: how much more of itself a report
+            finds in its own image. The first of each is absent for a single pair, the second
+            without `blank`.
         """
         others = {}
         if len(pairs) > 1:
-            others["image_dependence"] = pairs.patches.roll(1, 0)
+            others["image"] = pairs.patches.roll(1, 0)
         if blank is not None:
-            others["blank_dependence"] = blank.expand_as(pairs.patches)
+            others["blank"] = blank.expand_as(pairs.patches)
+        found: dict[str, Tensor] = {}
         with torch.autocast(pairs.image.device.type, enabled=False):
-            own = self.inside(full_precision(pairs))
-            if not own:
-                return {}
-            found: dict[str, Tensor] = {}
+            pairs = full_precision(pairs)
+            own, score = self.inside(pairs), self.local_scores(pairs).mean()
             for name, patches in others.items():
-                other = self.inside(full_precision(replace(pairs, patches=patches)))
-                found |= {f"{term}/{name}": own[term] - other[term] for term in own}
+                with_other = replace(pairs, patches=patches.to(pairs.patches.dtype))
+                terms = self.inside(with_other)
+                found |= {f"{term}/{name}_dependence": own[term] - terms[term] for term in own}
+                found[f"local_score/{name}_gap"] = score - self.local_scores(with_other).mean()
         return found
 
     @abstractmethod

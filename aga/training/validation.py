@@ -48,8 +48,8 @@ def validate(
         device: Where the model is.
 
     Returns:
-        `loss/validation`, `loss/validation/<term>`, the objective's dependence on the image as
-        `diagnostics/<term>/image_dependence`, and recall at 10 of both directions and their mean.
+        `loss/validation`, `loss/validation/<term>`, what `Objective.image_dependence` returns as
+        `diagnostics/...`, and recall at 10 of both directions and their mean.
 
     Raises:
         DataError: The split has fewer pairs than there are workers.
@@ -60,15 +60,19 @@ def validate(
     width = model.width
     images, texts = (torch.zeros(len(dataset), width, device=device) for _ in range(2))
     losses: list[dict[str, Tensor]] = []
+    blank = None
     for batch_number in range(-(-len(dataset) // size)):
         rows = rank_slice(dataset.rows, batch_number, size, rank(), world_size())
         if not len(rows):
             continue
-        pairs: PairEmbeddings = model(dataset.batch(rows).to(device))
+        batch = dataset.batch(rows).to(device)
+        if blank is None:  # 0 is the mean of the training pixels
+            blank = model.encode_images(torch.zeros_like(batch.images[:1]))[0]
+        pairs: PairEmbeddings = model(batch)
         places = torch.from_numpy(np.searchsorted(dataset.rows, rows)).to(device)
         images[places], texts[places] = pairs.image.float(), pairs.text.float()
         if batch_number < len(dataset) // size:
-            losses.append(_named(objective(pairs), objective.image_dependence(pairs)))
+            losses.append(_named(objective(pairs), objective.image_dependence(pairs, blank)))
     # Each worker filled its own rows of zeros: a sum puts them together, exactly.
     if world_size() > 1:
         dist.all_reduce(images)

@@ -110,7 +110,25 @@ def test_image_dependence_is_the_difference_to_the_neighbours_image() -> None:
     for name, weight in (("iga", 2.0), ("bcga", 0.5)):
         expected = (own.terms[name] - swapped.terms[name]).detach() / weight
         torch.testing.assert_close(found[f"{name}/image_dependence"], expected)
+    gap = (module.local_scores(pairs).mean() - module.local_scores(other).mean()).detach()
+    torch.testing.assert_close(found["local_score/image_gap"], gap)
     assert module.image_dependence(embeddings([6])) == {}
+
+
+def test_blank_dependence_is_the_difference_to_an_image_that_shows_nothing() -> None:
+    module, pairs = objective(settings(), width=6), embeddings([6, 5, 4])
+    blank = torch.randn(1, 5, 6, dtype=torch.float64)
+    shown = replace(pairs, patches=blank.expand(3, -1, -1))
+    found, own, other = (
+        module.image_dependence(pairs, blank),
+        module.inside(pairs),
+        module.inside(shown),
+    )
+    for name in ("iga", "bcga"):
+        expected = (own[name] - other[name]).detach()
+        torch.testing.assert_close(found[f"{name}/blank_dependence"], expected)
+    gap = (module.local_scores(pairs) - module.local_scores(shown)).mean().detach()
+    torch.testing.assert_close(found["local_score/blank_gap"], gap)
 
 
 def test_terms_that_ignore_the_image_are_named() -> None:
