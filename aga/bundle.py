@@ -37,7 +37,7 @@ from aga.data.transforms import ImageTransform
 from aga.encoders.weights import load_strict, on_cpu
 from aga.errors import CheckpointError
 from aga.model import AlignmentModel, ModelArchitecture
-from aga.objectives import ObjectiveConfig, build_objective
+from aga.objectives import ObjectiveConfig, ShippedObjective
 from aga.objectives.base import Objective
 from aga.pairs import PairBatch, PairEmbeddings
 from aga.tensors import normalize
@@ -51,7 +51,7 @@ class BundleConfig(Config):
 
     format: Literal[1]
     architecture: ModelArchitecture
-    objective: ObjectiveConfig
+    objective: ShippedObjective
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,8 @@ def save_bundle(
             where=folder,
             fix="empty it, or choose another folder",
         )
-    config = BundleConfig(format=1, architecture=model.architecture, objective=objective_config)
+    shipped = ShippedObjective.of(objective_config)
+    config = BundleConfig(format=1, architecture=model.architecture, objective=shipped)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         new = Path(scratch) / "new"
@@ -214,6 +215,7 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
     hashes = _verified(folder)
     try:
         config = BundleConfig.model_validate_json((folder / "config.json").read_bytes())
+        objective = config.objective.build(config.architecture.model.width)
     except ValidationError as error:
         raise CheckpointError(
             "The bundle is of another version of this library.",
@@ -222,7 +224,6 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
         ) from error
     model = AlignmentModel.from_architecture(config.architecture)
     load_strict(model, folder / "model.safetensors")
-    objective = build_objective(config.objective, config.architecture.model.width)
     load_strict(objective, folder / "objective.safetensors")
     return Bundle(
         model=model.to(device).eval(),

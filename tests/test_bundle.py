@@ -348,3 +348,10 @@ def test_the_model_card_states_origin_and_quality(saved: tuple[Path, Bundle]) ->
         "resnet10t",
     ):
         assert words in card
+
+
+def test_only_the_objective_in_use_is_shipped(tmp_path: Path) -> None:
+    """Another objective's settings may change, or come to be, without making bundles unreadable."""
+    export(tmp_path / "bundle", "clip")
+    config = json.loads((tmp_path / "bundle/config.json").read_text())
+    assert config["objective"] == {"name": "clip", "settings": {"temperature": 0.07}}

@@ -16,7 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from pydantic import JsonValue
+
 from aga.config import Config
+from aga.errors import CheckpointError
 from aga.objectives.aga import AgaConfig, AgaObjective
 from aga.objectives.base import AlignmentMaps, LossTerms, Objective
 from aga.objectives.clip import ClipConfig, ClipObjective
@@ -51,6 +54,7 @@ __all__ = [
     "ObjectiveConfig",
     "PriorConfig",
     "PriorObjective",
+    "ShippedObjective",
     "SiglipConfig",
     "SiglipObjective",
     "SparcConfig",
@@ -113,3 +117,31 @@ def build_objective(config: ObjectiveConfig, width: int) -> Objective:
         ParamsError: The settings do not fit `width`.
     """
     return OBJECTIVES[config.name](getattr(config, config.name), width)
+
+
+class ShippedObjective(Config):
+    """The objective of a bundle: its own settings only, so that a new one changes no old bundle."""
+
+    name: str
+    settings: dict[str, JsonValue]
+
+    @classmethod
+    def of(cls, config: ObjectiveConfig) -> ShippedObjective:
+        """The one in use."""
+        own: Config = getattr(config, config.name)
+        return cls(name=config.name, settings=own.model_dump(mode="json"))
+
+    def build(self, width: int) -> Objective:
+        """The objective, with fresh parameters.
+
+        Raises:
+            ValidationError: The settings are not those of this version of the objective.
+        """
+        if self.name not in OBJECTIVES:
+            raise CheckpointError(
+                "The objective is not known to this version of the library.",
+                got=self.name,
+                expected=", ".join(OBJECTIVES),
+            )
+        settings = ObjectiveConfig.model_fields[self.name].annotation
+        return OBJECTIVES[self.name](settings.model_validate(self.settings), width)  # type: ignore[union-attr]
