@@ -15,7 +15,7 @@ from benchmarks.comparison import WORK, composed, data_settings
 
 
 def main() -> None:
-    """Draw the phantom, or read real pairs from the folder that AGA_REALDATA names; prepare them."""
+    """Draw the phantom, or read real pairs from the folder in AGA_REALDATA; prepare them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="an entry of `data` in settings.yaml")
     options = parser.parse_args()

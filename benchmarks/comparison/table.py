@@ -13,7 +13,7 @@ from benchmarks.comparison import PROJECT, RESULTS, settings
 from benchmarks.comparison.statistics import Interval, Row, difference, mean_ranks, values
 
 mpl.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 PAGE = PROJECT / "docs/results.md"
 PLOT = PROJECT / "docs/results.svg"
@@ -22,7 +22,9 @@ PLOT = PROJECT / "docs/results.svg"
 def main() -> None:
     """Read every row, write the page and the plot."""
     chosen = settings()["table"]
-    rows = [r for path in sorted(RESULTS.glob("*.json")) for r in json.loads(path.read_text("utf-8"))]
+    rows = [
+        r for path in sorted(RESULTS.glob("*.json")) for r in json.loads(path.read_text("utf-8"))
+    ]
     PAGE.write_text("\n".join([*page(rows, chosen), ""]), encoding="utf-8")
     plot(rows, chosen, PLOT)
 
@@ -106,7 +108,9 @@ def plot(rows: Sequence[Row], chosen: Mapping[str, Any], path: Path) -> None:
         for name in chosen["curves"]:
             own = [r for r in rows if r["variant"] == name and r["data"] == "phantom"]
             sizes = sorted({r["pairs"] for r in own if r["pairs"]})
-            found = [list(values([r for r in own if r["pairs"] == n], metric).values()) for n in sizes]
+            found = [
+                list(values([r for r in own if r["pairs"] == n], metric).values()) for n in sizes
+            ]
             points = [(n, Interval.of(v)) for n, v in zip(sizes, found, strict=True) if v]
             axis.errorbar(
                 [n for n, _ in points],
