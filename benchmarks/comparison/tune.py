@@ -1,4 +1,4 @@
-"""Choose a variant's settings: train its candidates once and keep the best on validation patients."""
+"""Choose a variant's settings: train its candidates, keep the best on validation patients."""
 
 from __future__ import annotations
 
