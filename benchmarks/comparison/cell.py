@@ -32,7 +32,10 @@ def main() -> None:
 def row(variant: str, data: str, pairs: int | None, seed: int) -> dict[str, object]:
     """One model: every metric with its chance level, and what it stands on."""
     params = cell_params(chosen(variant), data, pairs, seed)
-    found = train_and_measure(params, WORK / data)
+    size = pairs or "all"
+    # One bundle of each cell stays, for what looks at a single model: `benchmarks.explanation`.
+    bundle = None if seed else WORK / "bundles" / f"{data}-{size}-{variant}"
+    found = train_and_measure(params, WORK / data, bundle)
     dependence = {
         name.removeprefix("diagnostics/"): value
         for name, value in found.best.items()
