@@ -6,8 +6,7 @@ import copy
 from dataclasses import replace
 
 import torch
-from builders import PARAMS
-from ruamel.yaml import YAML
+from builders import committed
 from torch.autograd import gradcheck
 
 from aga.objectives import OBJECTIVES, Objective, ObjectiveConfig
@@ -20,7 +19,7 @@ VECTORS = ("patches", "tokens", "image", "text")
 
 def block(name: str, **changes: object) -> dict:
     """The settings of an objective in params.yaml, with some values changed."""
-    values = copy.deepcopy(YAML(typ="safe").load(PARAMS)["objective"][name])
+    values = copy.deepcopy(committed()[name])
     assert changes.keys() <= values.keys(), changes
     return values | changes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,9 +17,15 @@ from aga.pairs import PairEmbeddings
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
+@cache
+def committed() -> dict:
+    """The block `objective` of params.yaml; copy what is changed."""
+    return YAML(typ="safe").load(PARAMS)["objective"]
+
+
 def settings(**changes: object) -> dict:
     """The block `objective.aga` of params.yaml at a small size; `gate__kind` goes deeper."""
-    values = copy.deepcopy(YAML(typ="safe").load(PARAMS)["objective"]["aga"])
+    values = copy.deepcopy(committed()["aga"])
     changes = {"gate__hidden": 5, "bcga__heads": 2} | changes
     for name, value in changes.items():
         *path, key = name.split("__")
@@ -43,8 +50,7 @@ def objective(values: dict, width: int, *, moved: bool = True, seed: int = 0) ->
 
 
 def objective_config(name: str, **changes: object) -> ObjectiveConfig:
-    values = YAML(typ="safe").load(PARAMS)["objective"]
-    return ObjectiveConfig.model_validate({**values, "name": name, "aga": settings(**changes)})
+    return ObjectiveConfig.model_validate({**committed(), "name": name, "aga": settings(**changes)})
 
 
 def embeddings(
