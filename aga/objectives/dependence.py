@@ -19,10 +19,10 @@ from aga.config import Config
 from aga.errors import ParamsError
 from aga.objectives.contrastive import MAX_SCALE, LearnedScale
 from aga.objectives.gates import GateConfig, ThresholdGate
-from aga.objectives.grouping import choose, statistics
+from aga.objectives.grouping import Relaxation, choose, statistics
 from aga.objectives.pairwise import blockwise, score_nce
 from aga.pairs import PairEmbeddings
-from aga.tensors import masked_mean, normalize
+from aga.tensors import masked_mean, masked_softmax, normalize
 
 
 class DependenceConfig(Config):
@@ -35,12 +35,15 @@ class DependenceConfig(Config):
             1/e of its weight.
         threshold: Of the gate at the start, on weights of which the best is 1.
         temperature: τ between the pairs of a block at the start; learned, and never under 0.01.
+        erased: Whether each report is also read in its own image without the patches that its
+            words chose: a counterfactual that needs no other patient.
     """
 
     block: Annotated[int, Field(ge=2)]
     patch_temperature: Annotated[float, Field(gt=0)]
     threshold: Annotated[float, Field(gt=0, lt=1)]
     temperature: Annotated[float, Field(ge=1 / MAX_SCALE)]
+    erased: bool
 
 
 class ImageDependence(LearnedScale):
@@ -81,12 +84,34 @@ class ImageDependence(LearnedScale):
         for start in range(0, count, block):
             part = slice(start, start + block)
             content = pairs.content_mask[part]
-            scores = blockwise(self.scores, pairs.patches[part], tokens[part], content)[0]
-            own = torch.arange(len(scores), device=scores.device)
-            readable = content.any(-1)
-            losses = [score_nce(side, own, readable, scale) for side in (scores, scores.T)]
-            total = total + len(scores) * (losses[0] + losses[1]) / 2
+            of_images = blockwise(self.scores, pairs.patches[part], tokens[part], content)[0]
+            of_reports, readable = of_images.T, content.any(-1)
+            own = torch.arange(len(of_images), device=of_images.device)
+            loss = score_nce(of_images, own, readable, scale)
+            if self.config.erased:
+                erased = self.erased_scores(pairs.patches[part], tokens[part], content)
+                of_reports = torch.cat((of_reports, erased[:, None]), dim=1)
+                readable = torch.cat((readable, readable.new_ones(1)))
+            loss = (loss + score_nce(of_reports, own, readable, scale)) / 2
+            total = total + len(own) * loss
         return total / count
+
+    def erased_scores(
+        self,
+        patches: Float[Tensor, "B P D"],
+        tokens: Float[Tensor, "B L D"],
+        content: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "B"]:
+        """How much of each report is left in its own image without what its words chose.
+
+        Each token reads the patches that it did not choose, by their softmax weights. A token that
+        chose all of them finds nothing, 0. No gradient reaches the choice of what is erased.
+        """
+        cosines = torch.bmm(tokens, normalize(patches).transpose(1, 2))
+        left = self._chosen(cosines, tokens, content, "hard").detach() == 0
+        weights = masked_softmax(cosines / self.config.patch_temperature, left)
+        matches = (normalize(torch.bmm(weights, patches)) * tokens).sum(-1)
+        return masked_mean(matches, content)
 
     def scores(
         self,
@@ -124,12 +149,17 @@ class ImageDependence(LearnedScale):
         cosines: Float[Tensor, "B L P"],
         tokens: Float[Tensor, "B L D"],
         content: Bool[Tensor, "B L"],
+        relaxation: Relaxation | None = None,
     ) -> Float[Tensor, "B L P"]:
-        """Softmax weights with the best at 1, those under the token's threshold left out."""
+        """Softmax weights with the best at 1, those under the token's threshold left out.
+
+        By the relaxation of the gate where no other one is given.
+        """
         best = cosines.amax(-1, keepdim=True)
         scaled = ((cosines - best) / self.config.patch_temperature).exp()
         every = content.new_ones(cosines.shape[0], cosines.shape[2])
         choices = cosines.new_full(cosines.shape[:1], cosines.shape[2])
         thresholds = self.gate(tokens, statistics(cosines, every), choices)
         gate, mask = self.gate_config, content[..., None].expand_as(cosines)
-        return choose(scaled * mask, thresholds, mask, gate.relaxation, gate.temperature)[0]
+        relaxation = relaxation or gate.relaxation
+        return choose(scaled * mask, thresholds, mask, relaxation, gate.temperature)[0]

@@ -21,7 +21,7 @@ ON = {"weights__dependence": 1.0, "dependence__block": 3, "dependence__threshold
 
 
 def built(**changes: object) -> tuple[dict, AgaObjective, ImageDependence]:
-    values = settings(**ON, **changes)
+    values = settings(**{**ON, **changes})
     module = objective(values, width=6)
     assert module.dependence is not None
     return values, module, module.dependence
@@ -40,6 +40,20 @@ def test_the_term_equals_the_reference(kind: str, relaxation: str) -> None:
     scale = term.log_scale.exp().item()
     expected = dependence.term(without_padding(pairs), values, gate_of(module), scale)
     torch.testing.assert_close(module(pairs).terms["dependence"].item(), expected, **EXACT)
+
+
+@pytest.mark.parametrize("relaxation", ["straight_through", "soft"])
+@pytest.mark.parametrize("threshold", [1e-9, 0.3, 0.9])
+def test_the_erased_image_is_one_more_candidate(threshold: float, relaxation: str) -> None:
+    """At the lowest threshold words choose every patch, and nothing is left."""
+    changes = {"dependence__threshold": threshold, "gate__relaxation": relaxation}
+    values, module, term = built(dependence__erased=True, **changes)
+    pairs, scale = embeddings(LENGTHS), term.log_scale.exp().item()
+    expected = dependence.term(without_padding(pairs), values, gate_of(module), scale)
+    found = module(pairs).terms["dependence"].item()
+    torch.testing.assert_close(found, expected, **EXACT)
+    plain = built(**changes)[1](pairs).terms["dependence"].item()
+    assert found > plain
 
 
 def test_scores_and_maps_equal_the_reference() -> None:
@@ -68,10 +82,10 @@ def test_scores_and_maps_equal_the_reference() -> None:
     assert maps.patch_to_token.equal(maps.token_to_patch.transpose(1, 2))
 
 
-@pytest.mark.parametrize("kind", ["mlp", "scalar"])
-def test_the_gradient_is_that_of_the_loss(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "erased"), [("mlp", False), ("scalar", False), ("fixed", True)])
+def test_the_gradient_is_that_of_the_loss(kind: str, erased: bool) -> None:
     """Of a soft gate: a straight-through one has another gradient on purpose."""
-    _, _, term = built(gate__kind=kind, gate__relaxation="soft")
+    _, _, term = built(gate__kind=kind, gate__relaxation="soft", dependence__erased=erased)
     pairs = embeddings([3, 2, 1, 3], patches=3, width=6, padded=3)
     parameters = [p for p in term.parameters() if p.requires_grad]
 
