@@ -11,14 +11,40 @@ Masks are True where an element is kept.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SHORTEST = 1e-8  # a shorter vector is divided by this instead of its length
 
 
 def normalize(vectors: Float[Tensor, "*axes D"]) -> Float[Tensor, "*axes D"]:
-    """L2-normalise the last axis; a zero vector stays zero and has a zero gradient."""
-    return torch.nn.functional.normalize(vectors, dim=-1, eps=1e-8)
+    """L2-normalise the last axis; a zero vector stays zero."""
+    units: Tensor = _Normalize.apply(vectors)
+    return units
+
+
+class _Normalize(torch.autograd.Function):
+    """`x / max(|x|, ε)`, whose gradient as PyTorch's own composes it takes three times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        units: Tensor = vectors / lengths.clamp(min=SHORTEST)
+        ctx.save_for_backward(units, lengths)
+        return units
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> Tensor:
+        units, lengths = ctx.saved_tensors
+        along = torch.linalg.vecdot(above, units)[..., None]
+        along = along.masked_fill(lengths < SHORTEST, 0)  # the length is no variable there
+        across: Tensor = torch.addcmul(above, units, along, value=-1)
+        return across.div_(lengths.clamp(min=SHORTEST))
 
 
 def masked_mean(

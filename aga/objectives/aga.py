@@ -31,7 +31,7 @@ from aga.objectives.diagnostics import (
     likeness_diagnostics,
 )
 from aga.objectives.gates import GateConfig, ThresholdGate
-from aga.objectives.grouping import Groups, Scaling, choose, scale, statistics
+from aga.objectives.grouping import GroupingRule, Groups, Scaling, statistics, weigh
 from aga.pairs import PairEmbeddings
 from aga.tensors import normalize
 
@@ -127,9 +127,9 @@ class AgaObjective(Objective):
         self.dependence = None
         if weights.dependence:
             self.dependence = ImageDependence(width, config.dependence, config.gate)
-        self.own_patches, self.own_tokens = nn.Identity(), nn.Identity()
-        if config.projection == "own" and (weights.iga or weights.bcga):
-            self.own_patches, self.own_tokens = _projection(width), _projection(width)
+        own = config.projection == "own" and bool(weights.iga or weights.bcga)
+        self.own_patches = _projection(width) if own else nn.Identity()
+        self.own_tokens = _projection(width) if own else nn.Identity()
         self._freeze_idle_gates()
 
     def _freeze_idle_gates(self) -> None:
@@ -246,13 +246,13 @@ class AgaObjective(Objective):
         elements: Bool[Tensor, "B Y"],
     ) -> tuple[Float[Tensor, "B X Y"], Float[Tensor, "B X"], Int64[Tensor, "B X"]]:
         """Weights, thresholds and sizes of one direction (steps 3 to 5)."""
-        config, mask = self.config, asking[:, :, None] & elements[:, None, :]
-        scaled = scale(similarity, mask, config.scaling, config.scaling_temperature)
+        config, gating = self.config, self.config.gate
         choices = elements.sum(-1).clamp(min=1).to(similarity.dtype)
         thresholds = gate(queries, statistics(similarity, elements), choices)
-        weights, sizes = choose(
-            scaled, thresholds, mask, config.gate.relaxation, config.gate.temperature
+        rule = GroupingRule(
+            config.scaling, config.scaling_temperature, gating.relaxation, gating.temperature
         )
+        weights, sizes = weigh(similarity, thresholds, asking, elements, rule)
         return weights, thresholds, sizes
 
     def _iga(

@@ -8,24 +8,23 @@ tokens of a report or the patches of an image; `Q`: those of them that ask.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from aga.collectives import gather_with_gradient, own_rows
 from aga.config import Config
-from aga.tensors import masked_mean, normalize
+from aga.objectives.nce import Excluded, Problem, nce
+from aga.tensors import normalize
 
 Duplicates = Literal["negative", "ignore", "positive"]
 
-# More queries than this are compared in several chunks, and the comparisons are computed anew in
-# the backward pass, so that memory grows with P and not with P².
-CHUNK = 256
+# More queries than this are compared in several chunks: memory grows with P, and not with P².
+CHUNK = 1024
 MAX_SCALE = 100.0  # 1/τ of the learned temperature, at most
 SIGMOID_BIAS = -10.0  # at the start, as in SigLIP: nearly all image-text combinations do not match
 
@@ -57,8 +56,35 @@ class Positions:
             same = torch.bmm(asking, keys.transpose(1, 2)) >= self.bound
         else:
             same = asking[:, :, None] == keys[:, None, :]
+        return same & ~self.themselves(index)
+
+    def themselves(self, index: Int64[Tensor, "B Q"] | None) -> Bool[Tensor, "#B Q X"]:
+        """Which position is the query at `index` itself."""
         places = torch.arange(self.mask.shape[1], device=self.mask.device)
-        return same & (places != (places if index is None else index)[..., None])
+        return places == (places[None] if index is None else index)[..., None]
+
+    def asking(self, index: Int64[Tensor, "B Q"] | None) -> Bool[Tensor, "B Q"]:
+        """Whether the queries at `index` take part."""
+        return self.mask if index is None else self.mask.gather(1, index)
+
+    def of(self, rows: slice) -> Positions:
+        """The positions of some pairs."""
+        identity = None if self.identity is None else self.identity[rows]
+        return replace(self, mask=self.mask[rows], identity=identity)
+
+    def excluded(self, index: Int64[Tensor, "B Q"] | None) -> Excluded:
+        """What the queries at `index` are not compared with.
+
+        Masked queries drop all of their keys: that changes no result, since their losses are
+        dropped, and makes the matrix of all queries symmetric: its columns read like its rows.
+        """
+        dropped = ~(self.asking(index)[:, :, None] & self.mask[:, None, :])
+        others = self.other_duplicates(index)
+        if others is None:
+            return Excluded(dropped, None)
+        if self.duplicates == "ignore":
+            return Excluded(dropped | others, None)
+        return Excluded(dropped, dropped | ~(others | self.themselves(index)))
 
 
 def pair_nce(
@@ -81,24 +107,7 @@ def pair_nce(
     Returns:
         The mean over the pair's kept queries; 0 for a pair that has none.
     """
-    parts = _chunks(positions.mask, index)
-    if len(parts) == 1:
-        losses = _query_losses(queries, keys, positions, temperature, index)
-    else:
-        losses = torch.cat(
-            [
-                checkpoint(
-                    _query_losses,
-                    *(queries, keys, positions, temperature, part),
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                )
-                for part in parts
-            ],
-            dim=1,
-        )
-    mask = positions.mask if index is None else positions.mask.gather(1, index)
-    return masked_mean(losses, mask)
+    return _in_blocks(queries, keys, positions, temperature, index, both=False)
 
 
 def symmetric_pair_nce(
@@ -109,65 +118,26 @@ def symmetric_pair_nce(
     index: Int64[Tensor, "B Q"] | None = None,
 ) -> Float[Tensor, "B"]:
     """½ [NCE(first, second) + NCE(second, first)] of each pair; arguments as in `pair_nce`."""
-    if index is not None or positions.mask.shape[1] > CHUNK:
-        forth = pair_nce(first, second, positions, temperature, index)
-        return (forth + pair_nce(second, first, positions, temperature, index)) / 2
-    mask = positions.mask
-    # Both directions read one matrix: its rows, and its columns.
-    asking = first / temperature
-    kept, right = _kept_and_right(torch.bmm(asking, second.transpose(1, 2)), positions, None)
-    own = (asking * second).sum(-1)
-    back, forth = (
-        masked_mean(kept.logsumexp(d) - (own if right is None else right.logsumexp(d)), mask)
-        for d in (1, 2)
-    )
-    return (forth + back) / 2
+    return _in_blocks(first, second, positions, temperature, index, both=True)
 
 
-def _query_losses(
-    queries: Float[Tensor, "B X D"],
-    keys: Float[Tensor, "B X D"],
+def _in_blocks(
+    first: Float[Tensor, "B X D"],
+    second: Float[Tensor, "B X D"],
     positions: Positions,
     temperature: float,
     index: Int64[Tensor, "B Q"] | None,
-) -> Float[Tensor, "B Q"]:
-    """The loss of each query; meaningless, but finite, where the position is masked."""
-    asking, answers = (x if index is None else _take(x, index) for x in (queries, keys))
-    asking = asking / temperature
-    kept, right = _kept_and_right(torch.bmm(asking, keys.transpose(1, 2)), positions, index)
-    own = (asking * answers).sum(-1)
-    return kept.logsumexp(-1) - (own if right is None else right.logsumexp(-1))
+    *,
+    both: bool,
+) -> Float[Tensor, "B"]:
+    """The loss of each pair, in one direction or the mean of `both`."""
+    share = positions.asking(index).to(first.dtype)
+    share = share / share.sum(-1, keepdim=True).clamp(min=1)
 
+    def excluded(rows: slice, asking: Tensor | None) -> Excluded:
+        return positions.of(rows).excluded(asking)
 
-def _kept_and_right(
-    logits: Float[Tensor, "B Q X"], positions: Positions, index: Int64[Tensor, "B Q"] | None
-) -> tuple[Float[Tensor, "B Q X"], Float[Tensor, "B Q X"] | None]:
-    """The logits of the denominator, and of the numerator where it is more than the key itself.
-
-    Masked queries drop all of their keys: that changes no result, since their losses are dropped,
-    and makes the matrix of all queries symmetric, so that its columns can be read like its rows.
-    """
-    mask = positions.mask
-    asking = mask if index is None else mask.gather(1, index)
-    keep = asking[:, :, None] & mask[:, None, :]
-    lowest = torch.finfo(logits.dtype).min
-    others = positions.other_duplicates(index)
-    if others is None:
-        return logits.masked_fill(~keep, lowest), None
-    if positions.duplicates == "ignore":
-        return logits.masked_fill(others | ~keep, lowest), None
-    places = torch.arange(mask.shape[1], device=mask.device)
-    right = others | (places == (places if index is None else index)[..., None])
-    return logits.masked_fill(~keep, lowest), logits.masked_fill(~(right & keep), lowest)
-
-
-def _chunks(
-    mask: Bool[Tensor, "B X"], index: Int64[Tensor, "B Q"] | None
-) -> list[Int64[Tensor, "B _"]]:
-    """The queries in chunks of at most `CHUNK`; every position where `index` is None."""
-    if index is None:
-        index = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
-    return [index[:, at : at + CHUNK] for at in range(0, index.shape[1], CHUNK)]
+    return nce(first, second, Problem(share, index, excluded, temperature, both, CHUNK))
 
 
 def _take(values: Tensor, index: Int64[Tensor, "B Q"]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -79,5 +79,10 @@ class ThresholdGate(nn.Module):
         logit = start.logit(eps=UNIFORM_LIMIT)
         if isinstance(self.offset, nn.Parameter):
             return (logit + self.offset).sigmoid()
-        offset: Tensor = self.offset(torch.cat((queries, statistics), dim=-1))
+        first, activation, last = cast("nn.Sequential", self.offset)
+        weight, bias = cast("nn.Linear", first).parameters()
+        # One layer of both kinds of feature, without a joint copy of them.
+        hidden = nn.functional.linear(queries, weight[:, :-STATISTICS], bias)
+        hidden = hidden + nn.functional.linear(statistics, weight[:, -STATISTICS:])
+        offset: Tensor = last(activation(hidden))
         return (logit + offset[..., 0]).sigmoid()

@@ -14,13 +14,27 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from aga.objectives.kernels import FLAT, Relaxation, minmax_groups, row_statistics
 from aga.tensors import masked_softmax
 
 Scaling = Literal["minmax", "softmax", "sigmoid"]
-Relaxation = Literal["straight_through", "soft", "hard"]
 
-FLAT = 1e-4  # ε of step 3: a range of cosines well under it counts as constant
-VARIANCE_FLOOR = 1e-6  # keeps the gradient of a standard deviation finite where all are equal
+
+@dataclass(frozen=True)
+class GroupingRule:
+    """How similarities become a group.
+
+    Attributes:
+        scaling: See `scale`.
+        scaling_temperature: Divides the similarities of `softmax` and `sigmoid` scaling.
+        relaxation: See `choose`.
+        temperature: Width of the soft step.
+    """
+
+    scaling: Scaling
+    scaling_temperature: float
+    relaxation: Relaxation
+    temperature: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,35 @@ class Groups:
     patch_thresholds: Float[Tensor, "B P"]
     visual_sizes: Int64[Tensor, "B L"]
     language_sizes: Int64[Tensor, "B P"]
+
+
+def weigh(
+    similarity: Float[Tensor, "B X Y"],
+    thresholds: Float[Tensor, "B X"],
+    asking: Bool[Tensor, "B X"],
+    elements: Bool[Tensor, "B Y"],
+    rule: GroupingRule,
+) -> tuple[Float[Tensor, "B X Y"], Int64[Tensor, "B X"]]:
+    """Steps 3 and 5 of one direction, a few pairs at a time: `scale`, then `choose`.
+
+    Args:
+        similarity: `S`, or its transpose.
+        thresholds: `θ`.
+        asking: Queries that exist.
+        elements: Elements that exist.
+        rule: Scaling and relaxation.
+
+    Returns:
+        As `choose`.
+    """
+    if rule.scaling == "minmax":
+        return minmax_groups(
+            similarity, thresholds, asking, elements, rule.relaxation, rule.temperature
+        )
+
+    mask = asking[:, :, None] & elements[:, None, :]
+    scaled = scale(similarity, mask, rule.scaling, rule.scaling_temperature)
+    return choose(scaled, thresholds, mask, rule.relaxation, rule.temperature)
 
 
 def scale(
@@ -85,13 +128,7 @@ def statistics(
 
     All three are near 0 for a pair that keeps none.
     """
-    share = elements.to(similarity.dtype)
-    share = (share / share.sum(-1, keepdim=True).clamp(min=1))[..., None]
-    mean = similarity @ share
-    variance = (similarity - mean).square() @ share
-    high = similarity.masked_fill(~elements[:, None, :], -2).amax(-1, keepdim=True)
-    high = high.masked_fill(~elements.any(-1)[:, None, None], 0)
-    return torch.cat((mean, high, (variance + VARIANCE_FLOOR).sqrt()), dim=-1)
+    return row_statistics(similarity, elements)
 
 
 def choose(

@@ -175,7 +175,7 @@ def test_a_term_of_weight_zero_is_not_computed(monkeypatch: pytest.MonkeyPatch) 
         raise AssertionError("computed")
 
     monkeypatch.setattr("aga.objectives.aga.symmetric_pair_nce", refuse)
-    monkeypatch.setattr("aga.objectives.aga.choose", refuse)
+    monkeypatch.setattr("aga.objectives.aga.weigh", refuse)
     module = objective(settings(weights__iga=0.0, weights__bcga=0.0), width=6)
     found = module(embeddings([6, 3]))
     assert list(found.terms) == ["contrast"]
