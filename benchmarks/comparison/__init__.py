@@ -86,6 +86,8 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     both = dict(first)
     for key, value in second.items():
         old = both.get(key)
-        nested = isinstance(old, Mapping) and isinstance(value, Mapping)
-        both[key] = merged(old, value) if nested else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            both[key] = merged(old, value)
+        else:
+            both[key] = value
     return both

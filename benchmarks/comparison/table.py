@@ -59,7 +59,7 @@ def grouped(
     """
     cells: dict[str, list[Row]] = {}
     for name in names:
-        found = [
+        found: list[Row] = [
             {**row, "seed": (row["data"], row["seed"])}
             for row in rows
             if row["variant"] == name

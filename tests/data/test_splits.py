@@ -106,9 +106,11 @@ def test_the_folds_test_every_patient_once(folds: int) -> None:
         config = SplitConfig(train=0.9 - test, validation=0.1, test=test, fold=fold)
         splits = assign_splits(rows, [], config, 0)
         assert abs(splits.count("test") - 200 / folds) <= 2
-        chosen = {row.patient_id for row, split in zip(rows, splits, strict=True) if split == "test"}
-        others = {row.patient_id for row, split in zip(rows, splits, strict=True) if split != "test"}
-        assert not chosen & others
+        placed = [
+            (row.patient_id, split == "test") for row, split in zip(rows, splits, strict=True)
+        ]
+        chosen = {patient for patient, test in placed if test}
+        assert not chosen & {patient for patient, test in placed if not test}
         tested.update(chosen)
     assert set(tested.values()) == {1} and len(tested) == 100
 

@@ -46,7 +46,7 @@ def test_a_part_of_the_pairs_must_be_there_and_fill_a_batch() -> None:
     check_batches({"train": 20, "validation": 4}, part, workers=1)
     with pytest.raises(DataError, match="at least 20"):
         check_batches({"train": 19, "validation": 4}, part, workers=1)
-    with pytest.raises(ParamsError, match="training.pairs"):
+    with pytest.raises(ParamsError, match=r"training\.pairs"):
         check_batches({"train": 99}, TRAINING.model_copy(update={"pairs": 7}), workers=1)
 
 

@@ -249,7 +249,8 @@ def test_processes_validate_the_model_that_is_saved(home: Path, tmp_path: Path) 
         device=context.device,
     )
     for name, value in alone.items():
-        if not name.endswith(("image_dependence", "image_gap")):  # a process's neighbours are those of its slice
+        # A process's neighbours are those of its slice.
+        if not name.endswith(("image_dependence", "image_gap")):
             assert saved.history[-1][name] == pytest.approx(value, rel=1e-4), name
 
 
