@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from aga.objectives.kernels import FLAT, Relaxation, minmax_groups, row_statistics
+from aga.objectives.kernels import FLAT, minmax_groups, row_statistics
 from aga.tensors import masked_softmax
 
 Scaling = Literal["minmax", "softmax", "sigmoid"]
+Relaxation = Literal["straight_through", "soft", "hard"]
 
 
 @dataclass(frozen=True)

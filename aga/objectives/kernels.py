@@ -8,7 +8,7 @@ of a block has the memory order of the similarities, so that the transposed dire
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -16,8 +16,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from aga.objectives.blocks import blocks
-
-Relaxation = Literal["straight_through", "soft", "hard"]
 
 FLAT = 1e-4  # ε of step 3: a range of cosines well under it counts as constant
 VARIANCE_FLOOR = 1e-6  # keeps the gradient of a standard deviation finite where all are equal
@@ -36,7 +34,7 @@ def minmax_groups(
     thresholds: Float[Tensor, "B X"],
     asking: Bool[Tensor, "B X"],
     elements: Bool[Tensor, "B Y"],
-    relaxation: Relaxation,
+    relaxation: str,
     temperature: float,
 ) -> tuple[Float[Tensor, "B X Y"], Int64[Tensor, "B X"]]:
     """As `grouping.choose` after `grouping.scale` by `minmax`.
@@ -95,7 +93,7 @@ class _MinMaxGroups(torch.autograd.Function):
         thresholds: Tensor,
         asking: Tensor,
         elements: Tensor,
-        relaxation: Relaxation,
+        relaxation: str,
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
         weights = torch.empty_like(similarity)
