@@ -1,6 +1,7 @@
 # make demo [PRESET=tiny] [ROOT=folder]   raw pairs -> registered, measured encoder -> report
 # make test                               lint, types, layers, size gate, every test
 # make test-fast                          the quick tests
+# make mutants                            every mistake planted in the objectives is caught by a test
 # make lint                               lint, types, layers, size gate
 # make format                             let ruff fix what it can
 # make lock                               write requirements.lock anew from pyproject.toml
@@ -16,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test test-fast lint format lock
+.PHONY: demo test test-fast mutants lint format lock
 
 demo: $(READY)
 	@python workflows/demo.py --preset $(PRESET) $(if $(ROOT),--root $(ROOT))
@@ -26,6 +27,9 @@ test: lint
 
 test-fast: $(READY)
 	@pytest -m "not slow and not browser"
+
+mutants: $(READY)
+	@python -m benchmarks.mutants --check
 
 lint: $(READY)
 	@ruff check .

@@ -19,8 +19,7 @@ from aga.config import Config
 from aga.errors import ParamsError
 from aga.objectives.contrastive import MAX_SCALE, LearnedScale
 from aga.objectives.gates import GateConfig, ThresholdGate
-from aga.objectives.grouping import choose, statistics
-from aga.objectives.kernels import Relaxation
+from aga.objectives.grouping import Relaxation, choose, statistics
 from aga.objectives.pairwise import blockwise, score_nce
 from aga.pairs import PairEmbeddings
 from aga.tensors import masked_mean, masked_softmax, normalize

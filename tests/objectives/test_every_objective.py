@@ -18,6 +18,7 @@ from builders import embeddings, objective, settings, take, with_padding
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from aga.objectives import OBJECTIVES, Objective
 from aga.objectives.prior import stopped_distance
@@ -167,6 +168,23 @@ def test_terms_inside_pairs_look_at_one_pair_at_a_time(
         weight = getattr(module.config.weights, term)
         torch.testing.assert_close(loss.terms[term], weight * value)
         torch.testing.assert_close(value, sum(one[term] for one in singles) / len(pairs))
+
+
+@every
+def test_no_query_attends_to_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Softmax over nothing is not defined the same way in every attention kernel."""
+    real, calls = functional.scaled_dot_product_attention, []
+
+    def watched(*tensors: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+        calls.append(attn_mask.any(-1).all().item())
+        return real(*tensors, attn_mask=attn_mask)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    module, pairs = _built(name), embeddings([3, 0])
+    module(pairs)
+    module.local_scores(pairs)
+    assert all(calls)
+    assert bool(calls) == (name in {"aga", "mgca"})
 
 
 @every

@@ -112,6 +112,16 @@ def test_maps_are_weights_under_one_and_equal_within_a_sentence(
     assert module.local_scores(pairs).abs().le(1 + 1e-9).all()
 
 
+def test_attention_reads_only_what_exists() -> None:
+    pairs, attention = embeddings([6, 3]), baseline("prior").patch_attention
+    keep = torch.tensor([[True, False, True, True, False, False]] * 2)
+    read, weights = attention(pairs.patches, pairs.tokens, keep)
+    kept = pairs.tokens[:, keep[0]]
+    expected, _ = attention(pairs.patches, kept, torch.ones(2, 3).bool())
+    torch.testing.assert_close(read, expected, **EXACT)
+    assert weights[..., ~keep[0]].eq(0).all()
+
+
 def test_dividing_the_weights_by_their_sum_changes_nothing() -> None:
     pairs, module = embeddings([6, 3]), baseline("prior")
     every = torch.ones(2, 5).bool()
