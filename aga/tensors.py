@@ -41,7 +41,7 @@ class _Normalize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, above: Tensor) -> Tensor:
         units, lengths = ctx.saved_tensors
-        along = torch.linalg.vecdot(above, units)[..., None]
+        along = torch.einsum("...d,...d->...", above, units)[..., None]
         along = along.masked_fill(lengths < SHORTEST, 0)  # the length is no variable there
         across: Tensor = torch.addcmul(above, units, along, value=-1)
         return across.div_(lengths.clamp(min=SHORTEST))

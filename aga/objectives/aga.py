@@ -31,7 +31,14 @@ from aga.objectives.diagnostics import (
     likeness_diagnostics,
 )
 from aga.objectives.gates import GateConfig, ThresholdGate
-from aga.objectives.grouping import GroupingRule, Groups, Scaling, statistics, weigh
+from aga.objectives.grouping import (
+    GroupingRule,
+    Groups,
+    Scaling,
+    language_cosines,
+    statistics,
+    weigh,
+)
 from aga.pairs import PairEmbeddings
 from aga.tensors import normalize
 
@@ -49,8 +56,9 @@ class IgaConfig(Config):
         duplicates: What equal words of a report, or alike patches of an image, are to each other:
             `negative`, `ignore` (left out), or `positive` (each is a right answer for the other).
         patch_similarity: Cosine from which on two patches are alike.
-        max_patches: How many patches ask, drawn anew for each pair and step while training; they
-            are compared with all patches, so the expectation of the loss stays. None keeps all.
+        max_patches: How many patches ask, drawn anew for each pair and step while training, of at
+            least twice as many; they are compared with all patches, so the expectation of the loss
+            stays. None keeps all.
     """
 
     temperature: Annotated[float, Field(gt=0)]
@@ -227,8 +235,9 @@ class AgaObjective(Objective):
             self.patch_gate, patches, similarity.transpose(1, 2), readable, content
         )
         return Groups(
-            visual_groups=torch.bmm(token_to_patch, pairs.patches),
-            language_groups=torch.bmm(patch_to_token, pairs.tokens),
+            patches=pairs.patches,
+            tokens=pairs.tokens,
+            similarity=similarity,
             token_to_patch=token_to_patch,
             patch_to_token=patch_to_token,
             token_thresholds=token_thresholds,
@@ -274,16 +283,23 @@ class AgaObjective(Objective):
                 config.duplicates,
                 config.patch_similarity,
             )
-            language = normalize(groups.language_groups)
+            if content.shape[1] < patches.shape[2]:
+                sides = language_cosines(groups)
+            else:
+                sides = patches, normalize(groups.language_groups)
             losses["patch"] = symmetric_pair_nce(
-                patches, language, places, config.temperature, self._sample(patches)
+                *sides, places, config.temperature, self._sample(patches)
             ).mean()
         return losses
 
     def _sample(self, patches: Float[Tensor, "B P D"]) -> Int64[Tensor, "B Q"] | None:
-        """A uniform choice of `max_patches` patches for each pair; None for all of them."""
+        """A uniform choice of `max_patches` patches for each pair; None for all of them.
+
+        All are taken too where they are not twice as many: both directions then read one matrix of
+        all patches, which costs no more than one matrix of a sample for each.
+        """
         most = self.config.iga.max_patches
-        if most is None or most >= patches.shape[1] or not self.training:
+        if most is None or 2 * most > patches.shape[1] or not self.training:
             return None
         return torch.rand(patches.shape[:2], device=patches.device).topk(most, dim=1).indices
 

@@ -8,6 +8,7 @@ that exist: neither the query nor the element is padding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from aga.objectives.kernels import FLAT, minmax_groups, row_statistics
-from aga.tensors import masked_softmax
+from aga.tensors import SHORTEST, masked_softmax
 
 Scaling = Literal["minmax", "softmax", "sigmoid"]
 Relaxation = Literal["straight_through", "soft", "hard"]
@@ -45,8 +46,9 @@ class Groups:
     Rows of padding are 0, and so is all of a report without a content token.
 
     Attributes:
-        visual_groups: `Gⱽ`, what each token chose among the patches.
-        language_groups: `Gᴸ`, what each patch chose among the content tokens.
+        patches: `V`, from which the visual groups are made.
+        tokens: `T`, from which the language groups are made.
+        similarity: `S`, the cosines of tokens and patches.
         token_to_patch: Weights `a`; each row sums to 1.
         patch_to_token: Weights `a'`; each row sums to 1.
         token_thresholds: `θᵀ`, of the language-grouped threshold gate.
@@ -55,14 +57,25 @@ class Groups:
         language_sizes: Number of tokens in the group of each patch.
     """
 
-    visual_groups: Float[Tensor, "B L D"]
-    language_groups: Float[Tensor, "B P D"]
+    patches: Float[Tensor, "B P D"]
+    tokens: Float[Tensor, "B L D"]
+    similarity: Float[Tensor, "B L P"]
     token_to_patch: Float[Tensor, "B L P"]
     patch_to_token: Float[Tensor, "B P L"]
     token_thresholds: Float[Tensor, "B L"]
     patch_thresholds: Float[Tensor, "B P"]
     visual_sizes: Int64[Tensor, "B L"]
     language_sizes: Int64[Tensor, "B P"]
+
+    @cached_property
+    def visual_groups(self) -> Float[Tensor, "B L D"]:
+        """`Gⱽ`, what each token chose among the patches."""
+        return torch.bmm(self.token_to_patch, self.patches)
+
+    @cached_property
+    def language_groups(self) -> Float[Tensor, "B P D"]:
+        """`Gᴸ`, what each patch chose among the content tokens."""
+        return torch.bmm(self.patch_to_token, self.tokens)
 
 
 def weigh(
@@ -92,6 +105,22 @@ def weigh(
     mask = asking[:, :, None] & elements[:, None, :]
     scaled = scale(similarity, mask, rule.scaling, rule.scaling_temperature)
     return choose(scaled, thresholds, mask, rule.relaxation, rule.temperature)
+
+
+def language_cosines(groups: Groups) -> tuple[Float[Tensor, "B P L"], Float[Tensor, "B P L"]]:
+    """Vectors of width `L` whose products are the cosines of patches with language groups.
+
+    `unit(V[p]) · unit(Gᴸ[q]) = Σ_l (unit(V[p])·T[l]) (a'[q,l]/|Gᴸ[q]|)`, where `|Gᴸ[q]|` follows
+    from the products of tokens: with fewer tokens than `D` that is less work than to make the
+    groups and to compare them.
+
+    Returns:
+        The left and the right factor: one row for each patch, one for each group.
+    """
+    tokens, weights = groups.tokens, groups.patch_to_token
+    products = groups.similarity * torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+    squares = (weights @ torch.bmm(tokens, tokens.transpose(1, 2)) * weights).sum(-1, keepdim=True)
+    return products.transpose(1, 2), weights / squares.clamp(min=SHORTEST**2).sqrt()
 
 
 def scale(

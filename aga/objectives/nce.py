@@ -131,9 +131,9 @@ def _compare(
     if asking.gradient is None or keys.gradient is None:
         return loss
     pull.div_(problem.temperature)
-    keys.gradient.baddbmm_(pull.transpose(1, 2), queries)
+    _add_product(keys.gradient, pull.transpose(1, 2), queries)
     if index is None:
-        asking.gradient.baddbmm_(pull, keys.vectors)
+        _add_product(asking.gradient, pull, keys.vectors)
     else:
         asking.gradient.scatter_add_(1, _wide(index, queries), torch.bmm(pull, keys.vectors))
     return loss
@@ -166,6 +166,14 @@ def _softmax(logits: Tensor, dropped: Tensor, dim: int) -> tuple[Tensor, Tensor]
     kept.sub_(top).exp_()
     total = kept.sum(dim, keepdim=True)
     return (top + total.log()).squeeze(dim), kept.div_(total)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """`total += left @ right`, along the memory order of `total`."""
+    if total.stride(-1) == 1:
+        total.baddbmm_(left, right)
+    else:
+        total.mT.baddbmm_(right.mT, left.mT)
 
 
 def _wide(index: Tensor, vectors: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ CASES: dict[str, Callable[[], PairEmbeddings]] = {
     "one token": lambda: embeddings([1, 3], patches=3, width=4, padded=3),
     "one patch": lambda: embeddings([3, 2], patches=1, width=4, padded=3),
     "a report of padding": lambda: embeddings([3, 0], patches=3, width=4, padded=3),
+    "more tokens than D": lambda: embeddings([5, 2], patches=3, width=4, padded=5),
     "one pair": lambda: embeddings([3], patches=3, width=4, padded=3),
 }
 

@@ -39,11 +39,12 @@ SETTINGS = {
 }
 
 
+@pytest.mark.parametrize("tokens", [6, 4], ids=["as many tokens as D", "fewer tokens"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_whole_objective_equals_the_reference(name: str) -> None:
+def test_the_whole_objective_equals_the_reference(name: str, tokens: int) -> None:
     values = settings(**SETTINGS[name])
     module = objective(values, width=6)
-    pairs = embeddings([6, 3, 1, 0, 4])
+    pairs = embeddings([tokens, 3, 1, 0, 4], padded=tokens)
     found = module(pairs)
     expected = alignment.objective(
         without_padding(pairs), pairs.image.tolist(), pairs.text.tolist(), values, state(module)

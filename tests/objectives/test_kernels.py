@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from builders import embeddings, objective, settings
 from torch import Tensor
 from torch.autograd import gradcheck
 
 from aga.objectives import blocks
 from aga.objectives.contrastive import Positions, pair_nce, symmetric_pair_nce
-from aga.objectives.grouping import GroupingRule, choose, scale, statistics, weigh
+from aga.objectives.grouping import (
+    GroupingRule,
+    choose,
+    language_cosines,
+    scale,
+    statistics,
+    weigh,
+)
 from aga.tensors import normalize
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -167,3 +175,23 @@ def test_unit_vectors_have_the_gradient_of_a_direction() -> None:
         found = torch.autograd.grad(normalize(each), each, above)[0]
         torch.testing.assert_close(normalize(each), plain, **EXACT)
         torch.testing.assert_close(found, torch.autograd.grad(plain, each, above)[0], **EXACT)
+
+
+def test_language_cosines_are_cosines_and_have_their_gradient() -> None:
+    """In float32 too: the length of a group from products of its tokens loses no digit."""
+    for dtype, bounds in ((torch.float64, EXACT), (torch.float32, {"rtol": 1e-4, "atol": 1e-5})):
+        pairs = embeddings([40, 9, 1, 0], patches=50, width=64, padded=40, dtype=dtype)
+        leaves = (pairs.patches.requires_grad_(), pairs.tokens.requires_grad_())
+        groups = objective(settings(), width=64).to(dtype).groups(pairs)
+        left, right = language_cosines(groups)
+        found = torch.bmm(left, right.transpose(1, 2))
+        units = normalize(pairs.patches), normalize(groups.language_groups)
+        expected = torch.bmm(units[0], units[1].transpose(1, 2))
+        torch.testing.assert_close(found, expected, **bounds)
+        above = torch.randn_like(found)
+        got, want = (
+            torch.autograd.grad(x, leaves, above, retain_graph=True) for x in (found, expected)
+        )
+        scale = max(float(x.abs().max()) for x in want)
+        for one, other in zip(got, want, strict=True):
+            torch.testing.assert_close(one / scale, other / scale, **bounds)
