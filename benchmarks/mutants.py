@@ -143,9 +143,10 @@ def listed() -> Iterator[Mutant]:
     """The mutants of the list, in its order."""
     content = tomllib.loads(LIST.read_text(encoding="utf-8"))
     for group, entries in content["mutants"].items():
-        common = {"file": content["file"][group], "tests": content["tests"][group]}
         for entry in entries:
-            yield Mutant(group=group, **{**common, **entry})
+            fields = {"file": content["file"][group], "tests": group, **entry}
+            tests = tuple(content["tests"][fields.pop("tests")])
+            yield Mutant(group=group, tests=tests, **fields)
 
 
 def unharmed(mutants: Sequence[Mutant]) -> None:

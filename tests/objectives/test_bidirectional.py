@@ -5,9 +5,21 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from builders import embeddings, objective, settings
 
+from aga.objectives.bidirectional import CrossAttention
+
 WORDS, PLACES = 24, 49
+
+
+def test_weights_are_shares_averaged_over_heads() -> None:
+    torch.manual_seed(0)
+    attention = CrossAttention(6, heads=2)
+    keep = torch.tensor([[True, False, True], [False] * 3])
+    weights = attention.weights(torch.randn(2, 4, 6), torch.randn(2, 3, 6), keep)
+    torch.testing.assert_close(weights.sum(-1), torch.tensor([[1.0] * 4, [0.0] * 4]))
+    assert weights.transpose(1, 2)[~keep].eq(0).all()
 
 
 def _starts(form: str) -> tuple[float, float]:

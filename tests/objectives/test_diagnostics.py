@@ -52,12 +52,23 @@ def test_group_and_threshold_diagnostics_equal_plain_counts() -> None:
 
 def test_likeness_is_the_mean_cosine() -> None:
     pairs = embeddings([6, 3])
+    words = [x[mask] for x, mask in zip(pairs.tokens, pairs.content_mask, strict=True)]
+    for name, vectors in (("token", words), ("patch", pairs.patches)):
+        cosines = [
+            torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=-1).mean()
+            for x in vectors
+        ]
+        found = _diagnostics(pairs)[f"embedding/{name}_cosine"]
+        torch.testing.assert_close(found, torch.stack(cosines).mean())
+
+
+def test_spread_is_the_deviation_of_directions() -> None:
+    pairs = embeddings([6, 3, 1])
     found = _diagnostics(pairs)
-    cosines = [
-        torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=-1).mean()
-        for x in pairs.patches
-    ]
-    torch.testing.assert_close(found["embedding/patch_cosine"], torch.stack(cosines).mean())
+    for name in ("image", "text"):
+        units = torch.nn.functional.normalize(getattr(pairs, name), dim=-1)
+        distances = (units - units.mean(0)).square().sum(-1)
+        torch.testing.assert_close(found[f"embedding/{name}_std"], distances.mean().sqrt())
 
 
 def test_a_healthy_batch_warns_of_nothing() -> None:

@@ -135,6 +135,26 @@ def test_losses_inside_pairs_are_cross_entropies(
                 torch.testing.assert_close(one, other, **EXACT)
 
 
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("chunk", [1024, 2])
+def test_the_memory_order_of_vectors_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr("aga.objectives.contrastive.CHUNK", chunk)
+    torch.manual_seed(1)
+    first, second = (normalize(torch.randn(3, 5, 4, dtype=torch.float64)) for _ in "xy")
+    positions, results = Positions(torch.ones(3, 5).bool()), []
+    for turned in (False, True):
+        leaves = [
+            (x.mT.contiguous().mT if turned else x.clone()).requires_grad_()
+            for x in (first, second)
+        ]
+        loss = symmetric_pair_nce(*leaves, positions, 0.2).sum()
+        results.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    for plain, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, plain, **EXACT)
+
+
 def _plain_nce(
     queries: Tensor, keys: Tensor, i: int, kept: list[int], ids: list[int], duplicates: str
 ) -> Tensor:
