@@ -35,7 +35,6 @@ from aga.objectives.grouping import (
     GroupingRule,
     Groups,
     Scaling,
-    language_cosines,
     statistics,
     weigh,
 )
@@ -56,9 +55,9 @@ class IgaConfig(Config):
         duplicates: What equal words of a report, or alike patches of an image, are to each other:
             `negative`, `ignore` (left out), or `positive` (each is a right answer for the other).
         patch_similarity: Cosine from which on two patches are alike.
-        max_patches: How many patches ask, drawn anew for each pair and step while training, of at
-            least twice as many; they are compared with all patches, so the expectation of the loss
-            stays. None keeps all.
+        max_patches: How many patches ask, here and in BCGA, drawn anew for each pair and step while
+            training, of at least twice as many; they are compared with all patches, so the
+            expectation of the loss stays. None keeps all.
     """
 
     temperature: Annotated[float, Field(gt=0)]
@@ -117,9 +116,6 @@ class AgaObjective(Objective):
     Args:
         config: All settings.
         width: Joint width `D`.
-
-    Raises:
-        ParamsError: The attention heads of BCGA do not divide `width`.
     """
 
     crosses_pairs: ClassVar[bool] = True
@@ -179,14 +175,15 @@ class AgaObjective(Objective):
         diagnostics = group_diagnostics(groups, content)
         diagnostics |= likeness_diagnostics(tokens, patches, content)
         terms: dict[str, Tensor] = {}
+        asking = self._sample(patches)
         if self.config.weights.iga:
-            sides = self._iga(pairs, tokens, patches, groups)
+            sides = self._iga(pairs, tokens, patches, groups, asking)
             diagnostics |= {f"iga/{side}": loss for side, loss in sides.items()}
             terms["iga"] = sides["token"]
             if "patch" in sides:
                 terms["iga"] = terms["iga"] + self.config.iga.patch_weight * sides["patch"]
         if self.bcga is not None:
-            losses = self.bcga(groups.visual_groups, groups.language_groups, content)
+            losses = self.bcga(groups.visual, groups.language, content, asking)
             terms["bcga"] = losses.mean()
         return terms, diagnostics
 
@@ -270,11 +267,12 @@ class AgaObjective(Objective):
         tokens: Float[Tensor, "B L D"],
         patches: Float[Tensor, "B P D"],
         groups: Groups,
+        asking: Int64[Tensor, "B Q"] | None,
     ) -> dict[str, Float[Tensor, ""]]:
         """Step 6: `L_token` and `L_patch`, averaged over pairs; `patch` only with a weight."""
         config, content = self.config.iga, pairs.content_mask
         words = Positions(content, pairs.token_ids, config.duplicates)
-        visual = normalize(groups.visual_groups)
+        visual = normalize(groups.visual.vectors)
         losses = {"token": symmetric_pair_nce(tokens, visual, words, config.temperature).mean()}
         if config.patch_weight:
             places = Positions(
@@ -283,13 +281,10 @@ class AgaObjective(Objective):
                 config.duplicates,
                 config.patch_similarity,
             )
-            if content.shape[1] < patches.shape[2]:
-                sides = language_cosines(groups)
-            else:
-                sides = patches, normalize(groups.language_groups)
-            losses["patch"] = symmetric_pair_nce(
-                *sides, places, config.temperature, self._sample(patches)
-            ).mean()
+            lengths = torch.linalg.vector_norm(pairs.tokens, dim=-1, keepdim=True)
+            products = (groups.similarity * lengths).transpose(1, 2)
+            sides = groups.language.factors(patches, products)
+            losses["patch"] = symmetric_pair_nce(*sides, places, config.temperature, asking).mean()
         return losses
 
     def _sample(self, patches: Float[Tensor, "B P D"]) -> Int64[Tensor, "B Q"] | None:

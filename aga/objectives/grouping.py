@@ -13,10 +13,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from aga.objectives.kernels import FLAT, minmax_groups, row_statistics
-from aga.tensors import SHORTEST, masked_softmax
+from aga.tensors import SHORTEST, masked_softmax, normalize
 
 Scaling = Literal["minmax", "softmax", "sigmoid"]
 Relaxation = Literal["straight_through", "soft", "hard"]
@@ -37,6 +37,63 @@ class GroupingRule:
     scaling_temperature: float
     relaxation: Relaxation
     temperature: float
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Groups of one kind: what they gather, and how much of it.
+
+    Sums over `Y` come before or after maps of the elements, whichever is less work: many groups of
+    few elements are never made. Rows of `weights` sum to 1, or are 0 for a group that does not
+    exist.
+
+    Attributes:
+        weights: Of each group.
+        elements: What is gathered.
+    """
+
+    weights: Float[Tensor, "B X Y"]
+    elements: Float[Tensor, "B Y D"]
+
+    @cached_property
+    def vectors(self) -> Float[Tensor, "B X D"]:
+        """The groups."""
+        return torch.bmm(self.weights, self.elements)
+
+    @cached_property
+    def unit_weights(self) -> Float[Tensor, "B X Y"]:
+        """The weights of the groups at length one, which follows from products of elements."""
+        products = torch.bmm(self.elements, self.elements.transpose(1, 2))
+        squares = (torch.bmm(self.weights, products) * self.weights).sum(-1, keepdim=True)
+        return self.weights / squares.clamp(min=SHORTEST**2).sqrt()
+
+    def projected(self, linear: nn.Linear) -> Float[Tensor, "B X E"]:
+        """`linear(vectors)`."""
+        if self.weights.shape[1] <= self.weights.shape[2]:
+            of_vectors: Tensor = linear(self.vectors)
+            return of_vectors
+        return torch.bmm(self.weights, self.elements @ linear.weight.T) + linear.bias
+
+    def factors(
+        self, units: Float[Tensor, "B X D"], products: Float[Tensor, "B X Y"] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors whose products are the cosines of vectors with groups.
+
+        `u[p] · unit(G[q]) = Σ_y (u[p]·e[y]) (w[q,y]/|G[q]|)`: with fewer elements than `D` that is
+        less work than to make the groups and to compare them.
+
+        Args:
+            units: Vectors of length one.
+            products: Of `units` and elements, where they are known.
+
+        Returns:
+            The factor of the vectors and that of the groups, of the smaller width, `Y` or `D`.
+        """
+        if self.elements.shape[1] >= self.elements.shape[2]:
+            return units, normalize(self.vectors)
+        if products is None:
+            products = torch.bmm(units, self.elements.transpose(1, 2))
+        return products, self.unit_weights
 
 
 @dataclass(frozen=True)
@@ -68,14 +125,14 @@ class Groups:
     language_sizes: Int64[Tensor, "B P"]
 
     @cached_property
-    def visual_groups(self) -> Float[Tensor, "B L D"]:
+    def visual(self) -> Gathered:
         """`Gⱽ`, what each token chose among the patches."""
-        return torch.bmm(self.token_to_patch, self.patches)
+        return Gathered(self.token_to_patch, self.patches)
 
     @cached_property
-    def language_groups(self) -> Float[Tensor, "B P D"]:
+    def language(self) -> Gathered:
         """`Gᴸ`, what each patch chose among the content tokens."""
-        return torch.bmm(self.patch_to_token, self.tokens)
+        return Gathered(self.patch_to_token, self.tokens)
 
 
 def weigh(
@@ -105,22 +162,6 @@ def weigh(
     mask = asking[:, :, None] & elements[:, None, :]
     scaled = scale(similarity, mask, rule.scaling, rule.scaling_temperature)
     return choose(scaled, thresholds, mask, rule.relaxation, rule.temperature)
-
-
-def language_cosines(groups: Groups) -> tuple[Float[Tensor, "B P L"], Float[Tensor, "B P L"]]:
-    """Vectors of width `L` whose products are the cosines of patches with language groups.
-
-    `unit(V[p]) · unit(Gᴸ[q]) = Σ_l (unit(V[p])·T[l]) (a'[q,l]/|Gᴸ[q]|)`, where `|Gᴸ[q]|` follows
-    from the products of tokens: with fewer tokens than `D` that is less work than to make the
-    groups and to compare them.
-
-    Returns:
-        The left and the right factor: one row for each patch, one for each group.
-    """
-    tokens, weights = groups.tokens, groups.patch_to_token
-    products = groups.similarity * torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
-    squares = (weights @ torch.bmm(tokens, tokens.transpose(1, 2)) * weights).sum(-1, keepdim=True)
-    return products.transpose(1, 2), weights / squares.clamp(min=SHORTEST**2).sqrt()
 
 
 def scale(

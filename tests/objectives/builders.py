@@ -26,7 +26,7 @@ def committed() -> dict:
 def settings(**changes: object) -> dict:
     """The block `objective.aga` of params.yaml at a small size; `gate__kind` goes deeper."""
     values = copy.deepcopy(committed()["aga"])
-    changes = {"gate__hidden": 5, "bcga__heads": 2} | changes
+    changes = {"gate__hidden": 5, "bcga__width": 4, "bcga__heads": 2} | changes
     for name, value in changes.items():
         *path, key = name.split("__")
         block = values

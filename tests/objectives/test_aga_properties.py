@@ -137,7 +137,7 @@ def test_a_constant_row_keeps_all_elements_with_equal_weight() -> None:
     shares = groups.token_to_patch[pairs.content_mask]
     torch.testing.assert_close(shares, torch.full_like(shares, 1 / 5))
     torch.testing.assert_close(
-        groups.visual_groups[pairs.content_mask], same[:, :1].expand(-1, 6, -1)[pairs.content_mask]
+        groups.visual.vectors[pairs.content_mask], same[:, :1].expand(-1, 6, -1)[pairs.content_mask]
     )
 
 

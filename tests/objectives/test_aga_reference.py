@@ -65,8 +65,8 @@ def test_groups_and_scores_equal_the_reference(name: str) -> None:
         expected = alignment.groups(pair, values, state(module))
         mask = pairs.content_mask[b]
         for got, want in (
-            (found.visual_groups[b][mask], expected.visual),
-            (found.language_groups[b], expected.language),
+            (found.visual.vectors[b][mask], expected.visual),
+            (found.language.vectors[b], expected.language),
             (found.token_to_patch[b][mask], expected.token_to_patch),
             (found.patch_to_token[b][:, mask], expected.patch_to_token),
             (found.token_thresholds[b][mask], expected.token_thresholds),
@@ -118,13 +118,16 @@ def test_sampling_follows_the_seed_and_stops_in_evaluation() -> None:
     every = objective(settings(), width=6)
     pairs = embeddings([6, 3, 1])
 
-    def sampled(seed: int) -> float:
+    def sampled(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return module(pairs).terms["iga"].item()
+        terms = module(pairs).terms
+        return torch.stack((terms["iga"], terms["bcga"])).detach()
 
-    values = [sampled(seed) for seed in range(100)]
-    assert sampled(0) == values[0] != values[1]
-    whole = every(pairs).terms["iga"].item()
-    error = torch.tensor(values).std() / len(values) ** 0.5
-    assert abs(torch.tensor(values).mean() - whole) < 4 * error
-    torch.testing.assert_close(module.eval()(pairs).terms["iga"].item(), whole, **EXACT)
+    values = torch.stack([sampled(seed) for seed in range(100)])
+    assert sampled(0).equal(values[0])
+    assert values[0].ne(values[1]).all()
+    whole = torch.stack([every(pairs).terms[name].detach() for name in ("iga", "bcga")])
+    error = values.std(0) / len(values) ** 0.5
+    assert ((values.mean(0) - whole).abs() < 4 * error).all()
+    terms = module.eval()(pairs).terms
+    torch.testing.assert_close(torch.stack((terms["iga"], terms["bcga"])), whole, **EXACT)

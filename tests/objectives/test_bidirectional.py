@@ -15,7 +15,7 @@ WORDS, PLACES = 24, 49
 
 def test_weights_are_shares_averaged_over_heads() -> None:
     torch.manual_seed(0)
-    attention = CrossAttention(6, heads=2)
+    attention = CrossAttention(6, heads=2, inner=4)
     keep = torch.tensor([[True, False, True], [False] * 3])
     weights = attention.weights(torch.randn(2, 4, 6), torch.randn(2, 3, 6), keep)
     torch.testing.assert_close(weights.sum(-1), torch.tensor([[1.0] * 4, [0.0] * 4]))
@@ -24,7 +24,9 @@ def test_weights_are_shares_averaged_over_heads() -> None:
 
 def _starts(form: str) -> tuple[float, float]:
     """The term of untrained alignment, on pairs that match and on pairs that do not."""
-    values = settings(bcga__form=form, bcga__heads=4, bcga__temperature=0.1, weights__bcga=1.0)
+    values = settings(
+        bcga__form=form, bcga__heads=4, bcga__width=64, bcga__temperature=0.1, weights__bcga=1.0
+    )
     module = objective(values, width=64, moved=False)
     pairs = embeddings([WORDS] * 8, patches=PLACES, width=64, padded=WORDS)
     matched = module(pairs).terms["bcga"].item()

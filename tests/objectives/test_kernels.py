@@ -11,9 +11,9 @@ from torch.autograd import gradcheck
 from aga.objectives import blocks
 from aga.objectives.contrastive import Positions, pair_nce, symmetric_pair_nce
 from aga.objectives.grouping import (
+    Gathered,
     GroupingRule,
     choose,
-    language_cosines,
     scale,
     statistics,
     weigh,
@@ -197,21 +197,41 @@ def test_unit_vectors_have_the_gradient_of_a_direction() -> None:
         torch.testing.assert_close(found, torch.autograd.grad(plain, each, above)[0], **EXACT)
 
 
-def test_language_cosines_are_cosines_and_have_their_gradient() -> None:
+def test_factors_give_cosines_with_groups_and_their_gradient() -> None:
     """In float32 too: the length of a group from products of its tokens loses no digit."""
     for dtype, bounds in ((torch.float64, EXACT), (torch.float32, {"rtol": 1e-4, "atol": 1e-5})):
         pairs = embeddings([40, 9, 1, 0], patches=50, width=64, padded=40, dtype=dtype)
         leaves = (pairs.patches.requires_grad_(), pairs.tokens.requires_grad_())
         groups = objective(settings(), width=64).to(dtype).groups(pairs)
-        left, right = language_cosines(groups)
-        found = torch.bmm(left, right.transpose(1, 2))
-        units = normalize(pairs.patches), normalize(groups.language_groups)
-        expected = torch.bmm(units[0], units[1].transpose(1, 2))
-        torch.testing.assert_close(found, expected, **bounds)
-        above = torch.randn_like(found)
-        got, want = (
-            torch.autograd.grad(x, leaves, above, retain_graph=True) for x in (found, expected)
-        )
+        units = normalize(pairs.patches)
+        expected = units @ normalize(groups.language.vectors).mT
+        above = torch.randn_like(expected)
+        want = torch.autograd.grad(expected, leaves, above, retain_graph=True)
         scale = max(float(x.abs().max()) for x in want)
-        for one, other in zip(got, want, strict=True):
-            torch.testing.assert_close(one / scale, other / scale, **bounds)
+        for products in (None, units @ pairs.tokens.mT):
+            left, right = groups.language.factors(units, products)
+            assert left.shape[-1] == right.shape[-1] == 40
+            torch.testing.assert_close(left @ right.mT, expected, **bounds)
+            got = torch.autograd.grad(left @ right.mT, leaves, above, retain_graph=True)
+            for one, other in zip(got, want, strict=True):
+                torch.testing.assert_close(one / scale, other / scale, **bounds)
+
+
+def test_factors_are_the_vectors_themselves_where_those_are_narrower() -> None:
+    groups = Gathered(torch.rand(2, 5, 4, dtype=torch.float64), _normal(2, 4, 3))
+    units = normalize(_normal(2, 7, 3))
+    left, right = groups.factors(units)
+    torch.testing.assert_close(left, units, **EXACT)
+    torch.testing.assert_close(right, normalize(groups.vectors), **EXACT)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
+def test_a_map_of_groups_is_the_map_of_what_they_are_made_of(shape: tuple[int, int]) -> None:
+    weights = torch.rand(2, *shape, dtype=torch.float64)
+    weights[0, 1] = 0  # a group that does not exist
+    groups, linear = Gathered(weights, _normal(2, shape[1], 4)), torch.nn.Linear(4, 6).double()
+    torch.testing.assert_close(groups.projected(linear), linear(groups.vectors), **EXACT)
+
+
+def _normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64)

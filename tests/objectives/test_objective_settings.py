@@ -9,7 +9,6 @@ import torch
 from builders import embeddings, objective_config, settings
 from pydantic import ValidationError
 
-from aga.errors import ParamsError
 from aga.objectives import OBJECTIVES, AgaConfig, build_objective
 
 
@@ -41,9 +40,9 @@ def test_a_wrong_value_names_its_key(change: dict, key: str) -> None:
     assert key in caught.value.errors()[0]["loc"]
 
 
-def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(ParamsError, match=r"objective\.aga\.bcga\.heads"):
-        build_objective(objective_config("aga", bcga__heads=4), width=6)
+def test_heads_that_do_not_divide_their_width_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"heads \(4\) must divide width \(6\)"):
+        objective_config("aga", bcga__heads=4, bcga__width=6)
 
 
 def test_a_learned_gate_that_cannot_learn_is_said(caplog: pytest.LogCaptureFixture) -> None:

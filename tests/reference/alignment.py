@@ -119,7 +119,7 @@ def nce(
 
 # Step 7
 def attend(queries: Matrix, others: Matrix, heads: int, weights: Weights) -> Matrix:
-    width = len(queries[0])
+    width = len(weights["query.weight"])
     size = width // heads
     asked = [linear(q, weights["query.weight"], weights["query.bias"]) for q in queries]
     both = [linear(o, weights["key_value.weight"], weights["key_value.bias"]) for o in others]
