@@ -18,7 +18,6 @@ from aga.data.images import Box
 from aga.data.studies import StudyDataset
 from aga.data.tokenizer import TokenizedText, encode
 from aga.errors import DataError
-from aga.objectives import AgaObjective
 from aga.objectives.base import Method
 from aga.pairs import PairEmbeddings
 from aga.places import Word, content_words, patch_boxes, patch_grid, words_in
@@ -67,7 +66,7 @@ class Explanation:
         token_to_patch: Weight of each patch in each token's group.
         patch_to_token: Weight of each token in each patch's group.
         method: How the weights came about, see `METHODS`. Rows of `groups` sum to 1.
-        thresholds: Of the gates; None where the objective has none.
+        thresholds: Of the gates of both directions; None where the objective has none.
         global_score: Cosine of image and report.
         local_score: How well the words are found in the image; see `Objective.local_scores`.
     """
@@ -211,16 +210,13 @@ def _check_rows(rows: Sequence[int], studies: StudyDataset) -> None:
 def _maps(bundle: Bundle, pairs: PairEmbeddings) -> _Maps:
     objective = bundle.objective
     maps = objective.maps(pairs)
-    thresholds = None
-    if isinstance(objective, AgaObjective):
-        groups = objective.groups(pairs)
-        thresholds = (groups.token_thresholds.cpu().numpy(), groups.patch_thresholds.cpu().numpy())
+    limits = maps.thresholds
     cosines = (normalize(pairs.image) * normalize(pairs.text)).sum(-1)
     return _Maps(
         token_to_patch=maps.token_to_patch.cpu().numpy(),
         patch_to_token=maps.patch_to_token.cpu().numpy(),
         method=maps.method,
-        thresholds=thresholds,
+        thresholds=limits and (limits[0].cpu().numpy(), limits[1].cpu().numpy()),
         global_scores=cosines.cpu().numpy(),
         local_scores=objective.local_scores(pairs).cpu().numpy(),
     )

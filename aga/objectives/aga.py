@@ -39,7 +39,7 @@ from aga.objectives.grouping import (
     weigh,
 )
 from aga.pairs import PairEmbeddings
-from aga.tensors import normalize
+from aga.tensors import masked_mean, normalize
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +145,11 @@ class AgaObjective(Objective):
         self.token_gate.requires_grad_(moves and bool(weights.bcga or weights.iga))
         self.patch_gate.requires_grad_(moves and patch_side)
 
+    @property
+    def block(self) -> int:
+        """Of the dependence term."""
+        return self.dependence.config.block if self.dependence else 1
+
     def losses(self, pairs: PairEmbeddings) -> LossTerms:
         """Terms `contrast`, `dependence`, `iga`, `bcga`, those of a weight over 0 (step 9)."""
         weights = self.config.weights
@@ -209,10 +214,20 @@ class AgaObjective(Objective):
         """
         if self.dependence is None:
             groups = self.groups(pairs)
-            return AlignmentMaps(groups.token_to_patch, groups.patch_to_token, "groups")
+            thresholds = groups.token_thresholds, groups.patch_thresholds
+            return AlignmentMaps(groups.token_to_patch, groups.patch_to_token, "groups", thresholds)
         with torch.autocast(pairs.image.device.type, enabled=False):
             weights = self.dependence.weights(full_precision(pairs))
-        return AlignmentMaps(weights, weights.transpose(1, 2), "groups")
+        return AlignmentMaps.of_tokens(weights)
+
+    def local_scores(self, pairs: PairEmbeddings) -> Float[Tensor, "B"]:
+        """Of the space that made the maps: of own projections without the dependence term."""
+        if self.dependence is not None:
+            return super().local_scores(pairs)
+        with torch.autocast(pairs.image.device.type, enabled=False):
+            groups = self.groups(pairs)
+            cosines = (normalize(groups.visual.vectors) * normalize(groups.tokens)).sum(-1)
+            return masked_mean(cosines, pairs.content_mask)
 
     def _groups(
         self,

@@ -46,11 +46,26 @@ class AlignmentMaps:
         token_to_patch: How much each token looks at each patch; rows of padding are 0.
         patch_to_token: How much each patch looks at each token; columns of padding are 0.
         method: What the numbers are: weights of groups, attention, or cosines.
+        thresholds: Of the gates that chose, of tokens and of patches; None where no gate did, or
+            only tokens choose.
     """
 
     token_to_patch: Float[Tensor, "B L P"]
     patch_to_token: Float[Tensor, "B P L"]
     method: Method
+    thresholds: tuple[Float[Tensor, "B L"], Float[Tensor, "B P"]] | None = None
+
+    @classmethod
+    def of_tokens(cls, weights: Float[Tensor, "B L P"]) -> AlignmentMaps:
+        """Of groups that only tokens have: a patch looks at those that chose it, by their share.
+
+        Args:
+            weights: Of each token's group; a row of `patch_to_token` sums to 1, or is 0 for a
+                patch that no token chose.
+        """
+        back = weights.transpose(1, 2)
+        least = torch.finfo(weights.dtype).tiny
+        return cls(weights, back / back.sum(-1, keepdim=True).clamp(min=least), "groups")
 
 
 class Objective(nn.Module, ABC):
@@ -67,6 +82,11 @@ class Objective(nn.Module, ABC):
     """
 
     crosses_pairs: ClassVar[bool]
+
+    @property
+    def block(self) -> int:
+        """Consecutive pairs that are compared with each other: a process holds whole blocks."""
+        return 1
 
     def forward(self, pairs: PairEmbeddings) -> LossTerms:
         """The loss of `pairs`; its mean over processes is the loss of the whole batch."""
@@ -116,7 +136,7 @@ class Objective(nn.Module, ABC):
 
         Returns:
             For every term inside pairs `<term>/image_dependence`, its value minus its value with
-            the images of the next reports in the batch, and `<term>/blank_dependence`, likewise
+            the images of other reports, half a batch away, and `<term>/blank_dependence`, likewise
             with `blank`; near 0 the term is solved without looking at the image. And
             `local_score/image_gap` and `local_score/blank_gap`: how much more of itself a report
             finds in its own image. The first of each is absent for a single pair, the second
@@ -124,7 +144,8 @@ class Objective(nn.Module, ABC):
         """
         others = {}
         if len(pairs) > 1:
-            others["image"] = pairs.patches.roll(1, 0)
+            # Far apart in the batch: pairs of one patient follow each other.
+            others["image"] = pairs.patches.roll(len(pairs) // 2, 0)
         if blank is not None:
             others["blank"] = blank.expand_as(pairs.patches)
         found: dict[str, Tensor] = {}

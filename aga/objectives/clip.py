@@ -31,9 +31,7 @@ class ClipObjective(Objective):
     def __init__(self, config: ClipConfig, width: int) -> None:
         del width  # global embeddings of any width
         super().__init__()
-        self.contrast = GlobalContrast(
-            ContrastConfig(form="infonce", temperature=config.temperature)
-        )
+        self.contrast = GlobalContrast(ContrastConfig.infonce(config.temperature))
 
     def losses(self, pairs: PairEmbeddings) -> LossTerms:
         """One term, `contrast`."""

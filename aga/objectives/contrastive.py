@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -26,7 +26,6 @@ Duplicates = Literal["negative", "ignore", "positive"]
 # More queries than this are compared in several chunks: memory grows with P, and not with P².
 CHUNK = 1024
 MAX_SCALE = 100.0  # 1/τ of the learned temperature, at most
-SIGMOID_BIAS = -10.0  # at the start, as in SigLIP: nearly all image-text combinations do not match
 
 
 @dataclass(frozen=True)
@@ -153,10 +152,18 @@ class ContrastConfig(Config):
     Attributes:
         form: `infonce` (symmetric softmax) or `sigmoid` (each combination a yes-no question).
         temperature: τ at the start; learned, and never under 0.01.
+        bias: Of `sigmoid`, at the start; learned. SigLIP's −10 is for batches of many thousands;
+            about `−log B` makes the chance of a match what it is in a batch of B pairs.
     """
 
     form: Literal["infonce", "sigmoid"]
     temperature: Annotated[float, Field(ge=1 / MAX_SCALE)]
+    bias: Annotated[float, Field(le=0)]
+
+    @classmethod
+    def infonce(cls, temperature: float) -> Self:
+        """The softmax form, which has no bias."""
+        return cls(form="infonce", temperature=temperature, bias=0.0)
 
 
 class LearnedScale(nn.Module):
@@ -187,7 +194,8 @@ class GlobalContrast(LearnedScale):
 
     def __init__(self, config: ContrastConfig) -> None:
         super().__init__(config.temperature)
-        self.bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if config.form == "sigmoid" else None
+        learned = config.form == "sigmoid"
+        self.bias = nn.Parameter(torch.tensor(float(config.bias))) if learned else None
 
     def forward(self, image: Float[Tensor, "B D"], text: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         """This process's share of the loss; the mean over processes is the loss of all `N` pairs.

@@ -122,8 +122,10 @@ def collapse_warnings(diagnostics: Mapping[str, Tensor | float]) -> dict[str, st
         Name of the diagnostic to the sentence.
     """
     warnings = {}
+    # Another term ties words to the image: that one inside pairs does not is no collapse.
+    looking = float(diagnostics.get("local_score/image_gap", 0)) > INDEPENDENT
     for name, side, bound, meaning in _COLLAPSES:
-        if name not in diagnostics:
+        if name not in diagnostics or (looking and meaning.endswith(CODE_BOOK)):
             continue
         value = float(diagnostics[name])
         if (value < bound) if side == "below" else (value > bound):

@@ -57,7 +57,7 @@ class FilipObjective(Objective):
         self.fine = LearnedScale(config.temperature)
         self.contrast: GlobalContrast | None = None
         if config.weights.contrast:
-            contrast = ContrastConfig(form="infonce", temperature=config.contrast_temperature)
+            contrast = ContrastConfig.infonce(config.contrast_temperature)
             self.contrast = GlobalContrast(contrast)
         else:
             logger.warning(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from aga.objectives.kernels import FLAT, minmax_groups, row_statistics
 from aga.tensors import SHORTEST, masked_softmax, normalize
 
+ROUNDING = 16  # units in the last place that a sum of products may be off by, and more
 Scaling = Literal["minmax", "softmax", "sigmoid"]
 Relaxation = Literal["straight_through", "soft", "hard"]
 
@@ -62,10 +63,17 @@ class Gathered:
 
     @cached_property
     def unit_weights(self) -> Float[Tensor, "B X Y"]:
-        """The weights of the groups at length one, which follows from products of elements."""
+        """The weights of the groups at length one, which follows from products of elements.
+
+        Where elements all but cancel, rounding is all that is left of the length: what it cannot
+        tell from 0 is divided by the shortest length that it can.
+        """
         products = torch.bmm(self.elements, self.elements.transpose(1, 2))
         squares = (torch.bmm(self.weights, products) * self.weights).sum(-1, keepdim=True)
-        return self.weights / squares.clamp(min=SHORTEST**2).sqrt()
+        with torch.no_grad():
+            lengths = products.diagonal(dim1=1, dim2=2)[..., None]
+            floor = ROUNDING * torch.finfo(products.dtype).eps * (self.weights @ lengths)
+        return self.weights / squares.maximum(floor.clamp(min=SHORTEST**2)).sqrt()
 
     def projected(self, linear: nn.Linear) -> Float[Tensor, "B X E"]:
         """`linear(vectors)`."""

@@ -87,7 +87,7 @@ class MgcaObjective(Objective):
         super().__init__()
         self.config = config
         self.contrast = GlobalContrast(
-            ContrastConfig(form="infonce", temperature=config.contrast_temperature)
+            ContrastConfig.infonce(config.contrast_temperature)
         ).requires_grad_(False)
         self.token_attention = CrossAttention(width, heads=1)
         self.patch_attention = CrossAttention(width, heads=1)

@@ -114,9 +114,7 @@ class PriorObjective(Objective):
     def __init__(self, config: PriorConfig, width: int) -> None:
         super().__init__()
         self.config = config
-        self.contrast = GlobalContrast(
-            ContrastConfig(form="infonce", temperature=config.contrast_temperature)
-        )
+        self.contrast = GlobalContrast(ContrastConfig.infonce(config.contrast_temperature))
         self.sentence_attention = SigmoidAttention(width)
         self.patch_attention = SigmoidAttention(width)
         # A layer norm where SimSiam has batch norms: a loss inside a pair must not see others.

@@ -17,13 +17,15 @@ from aga.pairs import PairEmbeddings
 
 
 class SiglipConfig(Config):
-    """The SigLIP baseline; its bias is learned from −10 on.
+    """The SigLIP baseline.
 
     Attributes:
         temperature: τ at the start; learned, and never under 0.01.
+        bias: At the start; learned. See `ContrastConfig`.
     """
 
     temperature: Annotated[float, Field(ge=1 / MAX_SCALE)]
+    bias: Annotated[float, Field(le=0)]
 
 
 class SiglipObjective(Objective):
@@ -35,7 +37,7 @@ class SiglipObjective(Objective):
         del width  # global embeddings of any width
         super().__init__()
         self.contrast = GlobalContrast(
-            ContrastConfig(form="sigmoid", temperature=config.temperature)
+            ContrastConfig(form="sigmoid", temperature=config.temperature, bias=config.bias)
         )
 
     def losses(self, pairs: PairEmbeddings) -> LossTerms:

@@ -62,9 +62,7 @@ class SparcObjective(Objective):
         del width  # embeddings of any width
         super().__init__()
         self.config = config
-        self.contrast = GlobalContrast(
-            ContrastConfig(form="infonce", temperature=config.contrast_temperature)
-        )
+        self.contrast = GlobalContrast(ContrastConfig.infonce(config.contrast_temperature))
 
     def losses(self, pairs: PairEmbeddings) -> LossTerms:
         """Terms `contrast` and `fine`."""
@@ -87,13 +85,10 @@ class SparcObjective(Objective):
         return {"fine": self._fine(pairs, visual_group_weights(pairs)[0])}
 
     def maps(self, pairs: PairEmbeddings) -> AlignmentMaps:
-        """The weights of each token's group, and the same numbers read from the patches' side.
-
-        Patches have no groups of their own here: a patch looks at the tokens that chose it.
-        """
+        """The weights of each token's group; patches have no groups of their own here."""
         with torch.autocast(pairs.image.device.type, enabled=False):
             weights = visual_group_weights(full_precision(pairs))[0]
-        return AlignmentMaps(weights, weights.transpose(1, 2), "groups")
+        return AlignmentMaps.of_tokens(weights)
 
     def _fine(self, pairs: PairEmbeddings, weights: Float[Tensor, "B L P"]) -> Float[Tensor, ""]:
         """Each token against the groups of its own report, both ways, averaged over pairs."""

@@ -95,8 +95,9 @@ class Job(Config):
             DataError: The data are too few.
             CheckpointError: The storage cannot be used, or another process is writing this run.
         """
-        check_batches(data.studies.info.splits, self.recipe.training, workers)
         network = build_network(self.recipe, data, self.home)
+        block = network.objective.block
+        check_batches(data.studies.info.splits, self.recipe.training, workers, block)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         check_storage(self.folder, parameters, self.recipe.checkpoint)
         with only_writer(self.folder):

@@ -23,16 +23,20 @@ BYTES_PER_PARAMETER = 16  # weights, two moments and the best epoch's weights, i
 Resources: TypeAlias = Mapping[str, float | int]
 
 
-def check_batches(splits: Mapping[str, int], config: TrainingConfig, workers: int) -> None:
+def check_batches(
+    splits: Mapping[str, int], config: TrainingConfig, workers: int, block: int = 1
+) -> None:
     """Check that every epoch has a step, and that the workers can share it.
 
     Args:
         splits: Pairs of each split.
         config: Settings of the loop.
         workers: Number of processes.
+        block: Pairs that the objective compares with each other; see `Objective.block`.
 
     Raises:
-        ParamsError: The batch size does not fit the workers.
+        ParamsError: The batch size does not fit the workers, or a worker's pairs are not whole
+            blocks.
         DataError: The training or the validation split is too small.
     """
     if config.pairs is not None and config.pairs < config.batch_size:
@@ -50,8 +54,19 @@ def check_batches(splits: Mapping[str, int], config: TrainingConfig, workers: in
             expected=f"a multiple of {workers}",
             fix=f"set training.batch_size to {-(-config.batch_size // workers) * workers}",
         )
+    if config.batch_size // workers % block:
+        raise ParamsError(
+            "The pairs of a worker are not whole blocks",
+            where="objective.aga.dependence.block, training.batch_size, cluster.workers",
+            got=f"{config.batch_size} pairs for {workers} workers, in blocks of {block}",
+            expected=f"a multiple of {workers * block} pairs",
+            fix="change one of the three",
+        )
     train = max(config.batch_size, config.pairs or 0)
-    for split, least in {"train": train, "validation": workers}.items():
+    for split, least in {
+        "train": train,
+        "validation": workers * (block if workers > 1 else 1),
+    }.items():
         if splits.get(split, 0) < least:
             raise DataError(
                 f"The {split} split is too small",

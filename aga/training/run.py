@@ -193,7 +193,9 @@ def build_context(
     recipe: Recipe, data: RunData, home: Path, device: torch.device
 ) -> TrainingContext:
     """Everything a process trains with, the same in every process; see `run_local`."""
-    check_batches(data.studies.info.splits, recipe.training, world_size())
+    network = build_network(recipe, data, home)
+    splits, block = data.studies.info.splits, network.objective.block
+    check_batches(splits, recipe.training, world_size(), block)
     torch.set_num_threads(recipe.training.threads)
     # On a GPU it would cost speed, and kernels without a deterministic form would remain.
     torch.use_deterministic_algorithms(device.type == "cpu")
@@ -203,7 +205,6 @@ def build_context(
     validation = PairDataset(
         data.studies, data.tokens, "validation", data.cache, training.transform
     )
-    network = build_network(recipe, data, home)
     if device.type == "cuda" and world_size() > 1:
         # Batch statistics of the global batch, so that the number of workers changes nothing.
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]

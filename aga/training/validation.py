@@ -52,11 +52,11 @@ def validate(
         `diagnostics/...`, and recall at 10 of both directions and their mean.
 
     Raises:
-        DataError: The split has fewer pairs than there are workers.
+        DataError: The split has fewer pairs than there are workers, or blocks for each.
     """
     model.eval()
     objective.eval()
-    size = shared_batch_size(len(dataset), batch_size)
+    size = shared_batch_size(len(dataset), batch_size, objective.block)
     width = model.width
     images, texts = (torch.zeros(len(dataset), width, device=device) for _ in range(2))
     losses: list[dict[str, Tensor]] = []
@@ -81,19 +81,22 @@ def validate(
         return _means(losses) | _recall(images, texts, dataset)
 
 
-def shared_batch_size(pairs: int, batch_size: int) -> int:
+def shared_batch_size(pairs: int, batch_size: int, block: int = 1) -> int:
     """The largest batch up to `batch_size` that the split fills and the workers share evenly.
 
+    In whole blocks; a single worker whose split is smaller than a block takes all of it.
+
     Raises:
-        DataError: There are fewer pairs than workers.
+        DataError: There are fewer pairs than workers, or than blocks for each.
     """
-    size = min(batch_size, pairs) // world_size() * world_size()
-    if size:
-        return size
+    each = world_size() * block
+    size = min(batch_size, pairs) // each * each
+    if size or world_size() == 1:
+        return size or min(batch_size, pairs)
     raise DataError(
         "The validation split is too small for this many workers",
         got=f"{pairs} pairs",
-        expected=f"at least one per worker, {world_size()}",
+        expected=f"at least {each}",
         fix="raise prepare.split.validation or lower cluster.workers",
     )
 

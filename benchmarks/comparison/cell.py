@@ -22,8 +22,7 @@ def main() -> None:
     if "folds" in source:  # of cross-validation: a data set and a model each
         models = [(f"{options.data}-{fold}", 0) for fold in range(source["folds"])]
     else:
-        own = settings()["variants"][options.variant].get("seeds", {})
-        models = [(options.data, seed) for seed in own.get(options.data, source["seeds"])]
+        models = [(options.data, seed) for seed in source["seeds"]]
     rows = [row(options.variant, data, options.pairs, seed) for data, seed in models]
     name = f"{options.data}-{options.pairs or 'all'}-{options.variant}.json"
     RESULTS.mkdir(exist_ok=True)

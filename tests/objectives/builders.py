@@ -12,6 +12,7 @@ from reference.alignment import Pair
 from ruamel.yaml import YAML
 
 from aga.objectives import AgaConfig, AgaObjective, ObjectiveConfig
+from aga.objectives.base import AlignmentMaps
 from aga.pairs import PairEmbeddings
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -117,3 +118,13 @@ def with_padding(pairs: PairEmbeddings, more: int, fill: float) -> PairEmbedding
         token_ids=torch.cat((pairs.token_ids, torch.zeros(count, more).long()), 1),
         sentences=torch.cat((pairs.sentences, torch.full((count, more), -1)), 1),
     )
+
+
+def assert_maps_of_tokens(maps: AlignmentMaps) -> None:
+    """A patch looks at the tokens that chose it, by their share; at none where none did."""
+    back = maps.token_to_patch.transpose(1, 2)
+    whole = back.sum(-1, keepdim=True)
+    torch.testing.assert_close(maps.patch_to_token * whole, back)
+    chosen = whole.squeeze(-1) > 0
+    torch.testing.assert_close(maps.patch_to_token.sum(-1), chosen.to(back.dtype))
+    assert maps.thresholds is None

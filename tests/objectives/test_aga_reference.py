@@ -113,6 +113,22 @@ def test_every_subset_of_patches_together_gives_the_whole_loss() -> None:
     torch.testing.assert_close(torch.stack(sampled).mean(0), whole, **EXACT)
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_local_scores_are_of_the_space_that_makes_the_maps(weight: float) -> None:
+    values = settings(projection="own", weights__dependence=weight)
+    module, pairs = objective(values, width=6), embeddings([6, 3, 1, 0])
+    patches, tokens = pairs.patches, pairs.tokens
+    if not weight:
+        patches, tokens = module.own_patches(patches), module.own_tokens(tokens)
+    groups = module.maps(pairs).token_to_patch @ patches
+    cosines = torch.cosine_similarity(groups, tokens, dim=-1)
+    expected = [
+        c[m].mean() if m.any() else c.new_zeros(())
+        for c, m in zip(cosines, pairs.content_mask, strict=True)
+    ]
+    torch.testing.assert_close(module.local_scores(pairs), torch.stack(expected), **EXACT)
+
+
 def test_sampling_follows_the_seed_and_stops_in_evaluation() -> None:
     module = objective(settings(iga__max_patches=2), width=6)
     every = objective(settings(), width=6)

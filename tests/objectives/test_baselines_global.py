@@ -83,8 +83,8 @@ def test_tokens_patches_and_lengths_do_not_matter(name: str) -> None:
         (ConvirtConfig, {"temperature": 0.0, "image_weight": 0.75}),
         (ConvirtConfig, {"temperature": 0.1, "image_weight": 1.5}),
         (ConvirtConfig, {"temperature": 0.1}),
-        (SiglipConfig, {"temperature": 0.005}),
-        (SiglipConfig, {"temperature": 0.1, "bias": 0.0}),
+        (SiglipConfig, {"temperature": 0.005, "bias": -10.0}),
+        (SiglipConfig, {"temperature": 0.1, "bias": 1.0}),
     ],
 )
 def test_a_wrong_value_is_refused(config: type, values: dict) -> None:

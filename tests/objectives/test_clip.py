@@ -29,7 +29,7 @@ def test_clip_equals_the_reference(temperature: float, count: int) -> None:
 
 @pytest.mark.parametrize("form", ["infonce", "sigmoid"])
 def test_the_gradient_is_that_of_the_loss(form: str) -> None:
-    contrast = GlobalContrast(ContrastConfig(form=form, temperature=0.3)).double()
+    contrast = GlobalContrast(ContrastConfig(form=form, temperature=0.3, bias=-10.0)).double()
     pairs = embeddings([1, 1, 1], width=4)
     inputs = (pairs.image.requires_grad_(), pairs.text.requires_grad_(), *contrast.parameters())
     assert gradcheck(lambda image, text, *_: contrast(image, text), inputs)

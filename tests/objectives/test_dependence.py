@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import embeddings, objective, settings, state, take, with_padding, without_padding
+from builders import (
+    assert_maps_of_tokens,
+    embeddings,
+    objective,
+    settings,
+    state,
+    take,
+    with_padding,
+    without_padding,
+)
 from reference import dependence
 from torch.autograd import gradcheck
 
@@ -79,7 +88,7 @@ def test_scores_and_maps_equal_the_reference() -> None:
             found, torch.tensor(rows, dtype=torch.float64).view_as(found), **EXACT
         )
         assert maps.token_to_patch[b][~pairs.content_mask[b]].eq(0).all()
-    assert maps.patch_to_token.equal(maps.token_to_patch.transpose(1, 2))
+    assert_maps_of_tokens(maps)
 
 
 @pytest.mark.parametrize(("kind", "erased"), [("mlp", False), ("scalar", False), ("fixed", True)])

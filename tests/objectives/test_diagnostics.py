@@ -113,7 +113,16 @@ def test_a_batch_without_words_has_finite_diagnostics() -> None:
     assert all(value.isfinite() for value in found.values())
 
 
-def test_image_dependence_is_the_difference_to_the_neighbours_image() -> None:
+def test_image_dependence_compares_with_an_image_half_a_batch_away() -> None:
+    """Pairs of one patient are neighbours."""
+    module, pairs = objective(settings(), width=6), embeddings([6, 5, 4, 6])
+    other = replace(pairs, patches=pairs.patches[[2, 3, 0, 1]])
+    expected = (module(pairs).terms["iga"] - module(other).terms["iga"]).detach()
+    found = module.image_dependence(pairs)["iga/image_dependence"]
+    torch.testing.assert_close(found, expected)
+
+
+def test_image_dependence_is_the_difference_to_another_image() -> None:
     module = objective(settings(weights__iga=2.0), width=6)
     pairs = embeddings([6, 5, 4])
     other = replace(pairs, patches=pairs.patches[[2, 0, 1]])
@@ -147,6 +156,7 @@ def test_terms_that_ignore_the_image_are_named() -> None:
     same = replace(HEALTHY, patches=HEALTHY.patches[:1].expand(12, -1, -1))
     found = objective(settings(), width=6).image_dependence(same)
     assert [w.split(" ")[0] for w in collapse_warnings(found).values()] == ["IGA", "BCGA"]
+    assert not collapse_warnings({**found, "local_score/image_gap": 0.3})  # another term looks
 
 
 @pytest.mark.parametrize(

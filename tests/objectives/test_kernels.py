@@ -217,6 +217,18 @@ def test_factors_give_cosines_with_groups_and_their_gradient() -> None:
                 torch.testing.assert_close(one / scale, other / scale, **bounds)
 
 
+def test_groups_that_cancel_have_no_cosine_beyond_one() -> None:
+    """What rounding leaves of such a length would be divided by next to nothing."""
+    torch.manual_seed(0)
+    for length in (1.0, 64.0):
+        tokens = length * normalize(torch.randn(200, 2, 16))
+        tokens[:, 1] = -tokens[:, 0] + 1e-4 * length * torch.randn(200, 16)
+        groups = Gathered(torch.full((200, 1, 2), 0.5), tokens)
+        units = normalize(torch.randn(200, 9, 16))
+        left, right = groups.factors(units)
+        assert (left @ right.mT).abs().max() < 1.01
+
+
 def test_factors_are_the_vectors_themselves_where_those_are_narrower() -> None:
     groups = Gathered(torch.rand(2, 5, 4, dtype=torch.float64), _normal(2, 4, 3))
     units = normalize(_normal(2, 7, 3))

@@ -50,6 +50,15 @@ def test_a_part_of_the_pairs_must_be_there_and_fill_a_batch() -> None:
         check_batches({"train": 99}, TRAINING.model_copy(update={"pairs": 7}), workers=1)
 
 
+def test_a_workers_pairs_are_whole_blocks() -> None:
+    check_batches({"train": 8, "validation": 8}, TRAINING, workers=2, block=4)
+    check_batches({"train": 8, "validation": 3}, TRAINING, workers=1, block=4)
+    with pytest.raises(ParamsError, match=r"dependence\.block.*\n.*blocks of 3"):
+        check_batches({"train": 8, "validation": 8}, TRAINING, workers=1, block=3)
+    with pytest.raises(DataError, match="at least 8"):
+        check_batches({"train": 8, "validation": 7}, TRAINING, workers=2, block=4)
+
+
 @pytest.mark.parametrize(
     ("nodes", "workers", "each"),
     [
