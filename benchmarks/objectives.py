@@ -46,11 +46,12 @@ PLOT = PROJECT / "docs/objectives-memory.svg"
 MIB = 2**20
 WORDS = 1000
 
-# AGA as params.yaml has it is "aga": all parts, and every patch asks where there are few.
+# "aga" is as params.yaml has it: all parts, and `iga.max_patches` patches of an image ask; in
+# "aga_all" every patch asks.
 VARIANTS: Mapping[str, Overlay] = {
     **{name: {"name": name} for name in OBJECTIVES},
     "aga_no_bcga": {"name": "aga", "aga": {"weights": {"bcga": 0.0}}},
-    "aga_sampled": {"name": "aga", "aga": {"iga": {"max_patches": 256}}},
+    "aga_all": {"name": "aga", "aga": {"iga": {"max_patches": None}}},
     "aga_dependence": {
         "name": "aga",
         "aga": {"weights": {"iga": 0.0, "bcga": 0.0, "dependence": 1.0}},
@@ -87,6 +88,35 @@ LIMITS = (
 )
 GROWTH = 1.1  # of peak memory with P: the slope in logarithms, where P is large; 1 is linear
 HEAD_SHARE = 0.10
+GROWING = ("aga", "aga_all", "aga_no_bcga")
+
+
+def _attention_flop(query: Sequence[int], key: Sequence[int], *rest: object, **more: object) -> int:
+    """Two products of equally wide queries, keys and values."""
+    del rest, more
+    return 4 * math.prod(query) * key[-2]
+
+
+def _attention_backward_flop(
+    above: Sequence[int], query: Sequence[int], key: Sequence[int], *rest: object, **more: object
+) -> int:
+    """Five products: the scores anew, and the gradients of weights, values, queries and keys."""
+    del above, rest, more
+    return 10 * math.prod(query) * key[-2]
+
+
+def _product_flop(
+    total: Sequence[int], left: Sequence[int], right: Sequence[int], **others: object
+) -> int:
+    del total, others
+    return 2 * math.prod(left) * right[-1]
+
+
+UNCOUNTED = {  # by PyTorch's counter
+    torch.ops.aten.baddbmm_: _product_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flop,
+}
 
 
 def main() -> int:
@@ -159,11 +189,17 @@ def embeddings(shape: Shape, device: torch.device) -> PairEmbeddings:
 
 def step(module: Callable[..., Any], pairs: PairEmbeddings) -> None:
     """Forward and backward; gradients are made anew, as a training step does."""
-    for value in (pairs.patches, pairs.tokens, pairs.image, pairs.text):
-        value.grad = None
+    forget(module, pairs)
     module(pairs).total.backward()
     if pairs.patches.is_cuda:
         torch.cuda.synchronize()
+
+
+def forget(module: Callable[..., Any], pairs: PairEmbeddings) -> None:
+    """Drop the gradients."""
+    leaves = (pairs.patches, pairs.tokens, pairs.image, pairs.text)
+    for value in (*leaves, *getattr(module, "parameters", tuple)()):
+        value.grad = None
 
 
 def costs(
@@ -191,7 +227,7 @@ def costs(
             "seconds": round(seconds[name, is_compiled], 4),
         }
         if not is_compiled:
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
                 step(module, pairs)
             row["gflop"] = round(counter.get_total_flops() / 1e9, 2)
             row["peak_mib"] = peak(name, shape, device)
@@ -217,6 +253,7 @@ def peak(name: str, shape: Shape, device: torch.device) -> float | None:
     if device.type == "cuda":
         module, pairs = objective(name, shape.width, device), embeddings(shape, device)
         step(module, pairs)
+        forget(module, pairs)
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step(module, pairs)
@@ -250,7 +287,7 @@ def growth(
     batch: int, tokens: int, width: int, patches: Iterable[int], device: torch.device
 ) -> Iterable[dict[str, Any]]:
     """Peak memory of AGA and of SPARC against the number of patches."""
-    for name in ("aga", "aga_no_bcga", "sparc"):
+    for name in (*GROWING, "sparc"):
         for count in patches:
             shape = Shape(batch, tokens, count, width)
             row = {"objective": name, **vars(shape), "peak_mib": peak(name, shape, device)}
@@ -323,7 +360,7 @@ def limited(rows: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
 
 def linear(rows: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
     """How AGA's peak memory grows over the upper half of the numbers of patches."""
-    for name in ("aga", "aga_no_bcga"):
+    for name in GROWING:
         points = [(r["patches"], r["peak_mib"]) for r in rows if r["objective"] == name]
         points = [(count, peak_mib) for count, peak_mib in points if peak_mib]
         if len(points) < 2:

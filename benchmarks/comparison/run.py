@@ -14,12 +14,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from benchmarks.comparison import FOLDER
+from aga.params import read_yaml
+from benchmarks.comparison import FOLDER, PROJECT, settings
 
-BEFORE = ("data@", "tune@")  # without them nothing can be measured
+PREFIX = f"{FOLDER.relative_to(PROJECT)}/"
+
+BEFORE = ("data", "tune")  # without them nothing can be measured
 
 
 def main() -> int:
@@ -32,16 +36,28 @@ def main() -> int:
     stages = dvc("stage", "list", "--name-only", capture=True).stdout.split()
     cells = [name for name in stages if not name.startswith((*BEFORE, "table"))]
     cells = [name for name in cells if re.search(options.match, name)]
-    real = any(name.startswith("covid@") for name in cells)
     for kind in BEFORE:
-        wave = [name for name in stages if name.startswith(kind) and (real or "covid" not in name)]
+        wave = sorted({name for cell in cells for name in needed(cell, kind, stages)})
         if failures(wave, options.jobs, force=False):
             return 1
     failed = failures(cells, options.jobs, force=options.force)
     return failures(["table"], 1, force=False) or int(failed)
 
 
-def failures(stages: list[str], jobs: int, *, force: bool) -> bool:
+def needed(cell: str, kind: str, stages: Sequence[str]) -> Iterator[str]:
+    """The stages of a kind that a cell stands on: what tuned it, the data of both."""
+    grid, _, rest = cell.partition("@")
+    if kind == "tune":
+        variant = rest.partition("-")[0]
+        yield f"tune@{settings()['variants'][variant].get('like', variant)}"
+        return
+    folders = read_yaml(FOLDER / "dvc.yaml")["stages"][grid]["deps"]
+    used = {name.split("/")[3] for name in folders if name.startswith(f"{PREFIX}work/")}
+    used.add(settings()["tuning"]["data"])
+    yield from (name for name in stages if name.removeprefix("data@") in used)
+
+
+def failures(stages: Sequence[str], jobs: int, *, force: bool) -> bool:
     """Run stages, those with unchanged dependencies only where forced; whether one failed."""
     with ThreadPoolExecutor(jobs) as pool:
         codes = list(pool.map(partial(repro, force=force), stages))
