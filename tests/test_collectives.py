@@ -98,7 +98,7 @@ def _configs() -> dict[str, ObjectiveConfig]:
 
     values = YAML(typ="safe").load(Path(__file__).parents[1] / "params.yaml")["objective"]
     aga = {**values["aga"], "bcga": {**values["aga"]["bcga"], "heads": 2}}
-    sigmoid = {**aga, "contrast": {"form": "sigmoid", "temperature": 0.2}}
+    sigmoid = {**aga, "contrast": {"form": "sigmoid", "temperature": 0.2, "bias": -3.0}}
     inside = {**aga, "weights": {**aga["weights"], "contrast": 0.0}}
     depending = {**aga, "weights": {**aga["weights"], "dependence": 1.0}}
     depending["dependence"] = {**aga["dependence"], "block": 2}  # divides every process's pairs
