@@ -223,7 +223,7 @@ class AgaObjective(Objective):
     def local_scores(self, pairs: PairEmbeddings) -> Float[Tensor, "B"]:
         """Of the space that made the maps: of own projections without the dependence term."""
         if self.dependence is not None:
-            return super().local_scores(pairs)
+            return super().local_scores(replace(pairs, patches=normalize(pairs.patches)))
         with torch.autocast(pairs.image.device.type, enabled=False):
             groups = self.groups(pairs)
             cosines = (normalize(groups.visual.vectors) * normalize(groups.tokens)).sum(-1)

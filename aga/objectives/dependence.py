@@ -79,17 +79,17 @@ class ImageDependence(LearnedScale):
                 got=f"{count} pairs in blocks of {block}",
                 expected="a divisor of training.batch_size / cluster.workers",
             )
-        scale, tokens = self.scale(), normalize(pairs.tokens)
+        scale, tokens, patches = self.scale(), normalize(pairs.tokens), normalize(pairs.patches)
         total = pairs.patches.new_zeros(())
         for start in range(0, count, block):
             part = slice(start, start + block)
             content = pairs.content_mask[part]
-            of_images = blockwise(self.scores, pairs.patches[part], tokens[part], content)[0]
+            of_images = blockwise(self.scores, patches[part], tokens[part], content)[0]
             of_reports, readable = of_images.T, content.any(-1)
             own = torch.arange(len(of_images), device=of_images.device)
             loss = score_nce(of_images, own, readable, scale)
             if self.config.erased:
-                erased = self.erased_scores(pairs.patches[part], tokens[part], content)
+                erased = self.erased_scores(patches[part], tokens[part], content)
                 of_reports = torch.cat((of_reports, erased[:, None]), dim=1)
                 readable = torch.cat((readable, readable.new_ones(1)))
             loss = (loss + score_nce(of_reports, own, readable, scale)) / 2
@@ -105,9 +105,10 @@ class ImageDependence(LearnedScale):
         """How much of each report is left in its own image without what its words chose.
 
         Each token reads the patches that it did not choose, by their softmax weights. A token that
-        chose all of them finds nothing, 0. No gradient reaches the choice of what is erased.
+        chose all of them finds nothing, 0. No gradient reaches the choice of what is erased. Arguments
+        as in `scores`.
         """
-        cosines = torch.bmm(tokens, normalize(patches).transpose(1, 2))
+        cosines = torch.bmm(tokens, patches.transpose(1, 2))
         left = self._chosen(cosines, tokens, content, "hard").detach() == 0
         weights = masked_softmax(cosines / self.config.patch_temperature, left)
         matches = (normalize(torch.bmm(weights, patches)) * tokens).sum(-1)
@@ -124,12 +125,12 @@ class ImageDependence(LearnedScale):
         The mean over content tokens of the cosine of the token and what it chose in the image.
 
         Args:
-            patches: Of the images.
+            patches: Of the images, of length one: a long patch shall not outshine the chosen ones.
             tokens: Of the reports, of length one.
             content: Tokens that count.
         """
         images, reports = len(patches), len(tokens)
-        cosines = normalize(patches).flatten(0, 1) @ tokens.flatten(0, 1).T
+        cosines = patches.flatten(0, 1) @ tokens.flatten(0, 1).T
         cosines = cosines.view(images, -1, *tokens.shape[:2]).permute(0, 2, 3, 1)
         asking = tokens.expand(images, *tokens.shape).flatten(0, 1)
         kept = content.expand(images, *content.shape).flatten(0, 1)

@@ -120,6 +120,8 @@ def test_local_scores_are_of_the_space_that_makes_the_maps(weight: float) -> Non
     patches, tokens = pairs.patches, pairs.tokens
     if not weight:
         patches, tokens = module.own_patches(patches), module.own_tokens(tokens)
+    if weight:
+        patches = torch.nn.functional.normalize(patches, dim=-1)
     groups = module.maps(pairs).token_to_patch @ patches
     cosines = torch.cosine_similarity(groups, tokens, dim=-1)
     expected = [

@@ -68,8 +68,10 @@ def test_the_erased_image_is_one_more_candidate(threshold: float, relaxation: st
 def test_scores_and_maps_equal_the_reference() -> None:
     values, module, term = built()
     pairs = embeddings(LENGTHS)
-    tokens = torch.nn.functional.normalize(pairs.tokens, dim=-1)
-    scores = term.scores(pairs.patches, tokens, pairs.content_mask)[0]
+    tokens, patches = (
+        torch.nn.functional.normalize(x, dim=-1) for x in (pairs.tokens, pairs.patches)
+    )
+    scores = term.scores(patches, tokens, pairs.content_mask)[0]
     gate, loops = gate_of(module), without_padding(pairs)
     for i, image in enumerate(loops):
         for r, report in enumerate(loops):

@@ -31,6 +31,7 @@ def found(report: Matrix, patches: Matrix, values: Mapping, gate: Weights) -> fl
     matches = []
     for token in report:
         weights = chosen(token, patches, values, gate)
+        patches = [unit(patch) for patch in patches]
         width = len(patches[0])
         group = [
             math.fsum(w * p[d] for w, p in zip(weights, patches, strict=True)) for d in range(width)
@@ -44,7 +45,7 @@ def left(report: Matrix, patches: Matrix, values: Mapping, gate: Weights) -> flo
     matches, width = [], len(patches[0])
     for token in report:
         kept = chosen(token, patches, values, gate, hard=True)
-        rest = [p for p, weight in zip(patches, kept, strict=True) if weight == 0]
+        rest = [unit(p) for p, weight in zip(patches, kept, strict=True) if weight == 0]
         temperature = values["dependence"]["patch_temperature"]
         powers = [math.exp(dot(unit(token), unit(p)) / temperature) for p in rest]
         group = [
