@@ -105,8 +105,8 @@ class ImageDependence(LearnedScale):
         """How much of each report is left in its own image without what its words chose.
 
         Each token reads the patches that it did not choose, by their softmax weights. A token that
-        chose all of them finds nothing, 0. No gradient reaches the choice of what is erased. Arguments
-        as in `scores`.
+        chose all of them finds nothing, 0. No gradient reaches the choice of what is erased.
+        Arguments as in `scores`.
         """
         cosines = torch.bmm(tokens, patches.transpose(1, 2))
         left = self._chosen(cosines, tokens, content, "hard").detach() == 0
