@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from aga.bundle import Bundle
 from aga.data.images import Box, ImageConfig, original_box
 from aga.data.tokenizer import TokenizedText
+
+PatchCentres: TypeAlias = tuple[Float[np.ndarray, "rows"], Float[np.ndarray, "columns"]]
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,30 @@ def patch_grid(bundle: Bundle) -> tuple[int, int]:
     return bundle.model.image_encoder.grid(bundle.transform.height, bundle.transform.width)
 
 
+def patch_centres(bundle: Bundle) -> PatchCentres:
+    """The middles of what the bundle's patches see, in pixels of the prepared image."""
+    encoder = bundle.model.image_encoder
+    sides = (bundle.transform.height, bundle.transform.width)
+    rows, columns = (
+        (np.arange(count) + 0.5) * side / count + shift
+        for count, side, shift in zip(patch_grid(bundle), sides, encoder.patch_shift(), strict=True)
+    )
+    return rows, columns
+
+
 def patch_boxes(bundle: Bundle, original_size: tuple[int, int]) -> tuple[Box, ...]:
     """The place of each patch in pixels of an original image of (height, width).
 
-    Patches on padding reach beyond it.
+    As large as a cell of the grid, around the middle of what the patch sees. Patches on padding
+    reach beyond the image, those at a border may.
     """
     config = image_config(bundle)
-    rows, columns = patch_grid(bundle)
-    height, width = config.size / rows, config.size / columns
+    rows, columns = patch_centres(bundle)
+    height, width = config.size / len(rows), config.size / len(columns)
     return tuple(
         original_box(
-            (column * width, row * height, (column + 1) * width, (row + 1) * height),
-            original_size,
-            config,
+            (x - width / 2, y - height / 2, x + width / 2, y + height / 2), original_size, config
         )
-        for row in range(rows)
-        for column in range(columns)
+        for y in rows.tolist()
+        for x in columns.tolist()
     )

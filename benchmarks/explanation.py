@@ -14,13 +14,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Bool
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from aga.bundle import load_bundle
 from aga.data.studies import StudyDataset
+from aga.evaluation.heat import patches_inside
 from aga.explain import Explanation, explain, explanation_page
 from benchmarks.browser import chromium
 from benchmarks.rows import write_rows
@@ -85,25 +88,23 @@ def measured(
         for number, word in enumerate(found.whole_words)
         if start <= word.start < end and WORD in word.text.casefold()
     ]
-    row: dict[str, object] = {"row": found.row, "inside": False, "area": share(found, region)}
+    inside = of_box(found, region)
+    area = float(round(inside.mean(), 4))
+    row: dict[str, object] = {"row": found.row, "inside": False, "area": area}
     if not numbers:  # the model's longest text ends before the word
         return row | {"patch": None}
     word = browser.find_element(By.CSS_SELECTOR, f'.word[data-word="{numbers[0]}"]')
     ActionChains(browser).move_to_element(word).perform()
     patch, opacity = max(browser.execute_script(LIT), key=lambda lit: lit[1])
-    left, top, right, bottom = found.patch_boxes[patch]
-    across, down = (left + right) / 2, (top + bottom) / 2
-    box = region["box"]
-    inside = box[0] <= across <= box[2] and box[1] <= down <= box[3]
-    return row | {"patch": patch, "inside": bool(opacity > 0 and inside)}
+    return row | {"patch": patch, "inside": bool(opacity > 0 and inside[patch])}
 
 
-def share(found: Explanation, region: Mapping[str, Any]) -> float:
-    """Share of the patches whose centre lies in the box: what a pointless page would reach."""
-    left, top, right, bottom = region["box"]
-    centres = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in found.patch_boxes]
-    inside = [left <= x <= right and top <= y <= bottom for x, y in centres]
-    return float(round(sum(inside) / len(inside), 4))
+def of_box(found: Explanation, region: Mapping[str, Any]) -> Bool[np.ndarray, " P"]:
+    """The patches of the box, as the evaluation counts them; of any, by chance, the share."""
+    boxes = np.array(found.patch_boxes).reshape(*found.grid, 4)
+    middles = (boxes[..., :2] + boxes[..., 2:]) / 2
+    centres = middles[:, 0, 1], middles[0, :, 0]
+    return patches_inside(tuple(region["box"]), centres, found.original_size)
 
 
 if __name__ == "__main__":

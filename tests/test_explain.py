@@ -108,17 +108,25 @@ def test_the_maps_are_the_groups_of_the_objective(
         assert explanation.method == "groups"
 
 
-def test_patches_lie_where_the_original_image_has_them(found: list[Explanation]) -> None:
-    """A 200 x 100 image padded to a square of 32: it fills columns 8 to 24, at 6.25 a pixel."""
+def test_patches_lie_where_the_original_image_has_them(
+    bundle: Bundle, found: list[Explanation]
+) -> None:
+    """A 200 x 100 image padded to a square of 32: it fills columns 8 to 24, at 6.25 a pixel.
+
+    Each lies around the middle of what it sees.
+    """
     explanation = found[0]
+    down, across = (6.25 * shift for shift in bundle.model.image_encoder.patch_shift())
+    assert down < 0
+    assert across < 0
     rows, columns = explanation.grid
     assert len(explanation.patch_boxes) == rows * columns == explanation.token_to_patch.shape[1]
     assert explanation.patch_boxes[0] == pytest.approx(
-        (-50.0, 0.0, -50.0 + 200 / columns, 200 / rows)
+        (-50.0 + across, down, -50.0 + across + 200 / columns, down + 200 / rows)
     )
-    assert explanation.patch_boxes[-1][2:] == pytest.approx((150.0, 200.0))
+    assert explanation.patch_boxes[-1][2:] == pytest.approx((150.0 + across, 200.0 + down))
     left, top, right, bottom = explanation.patch_boxes[columns + 1]
-    assert (left, top) == pytest.approx((-50 + 200 / columns, 200 / rows))
+    assert (left, top) == pytest.approx((-50 + across + 200 / columns, down + 200 / rows))
     assert (right - left, bottom - top) == pytest.approx((200 / columns, 200 / rows))
 
 

@@ -31,6 +31,7 @@ RESERVED_OPTIONS = frozenset(
         "pretrained_cfg_overlay",
     }
 )
+PROBES = 8  # images of noise
 CLASSIFIERS = ("fc", "head", "classifier")
 
 
@@ -127,6 +128,43 @@ class ImageEncoder(nn.Module):
             return self._grid
         feature_map, _ = self._probe(height, width)
         return feature_map.shape[2], feature_map.shape[3]
+
+    def patch_shift(self) -> tuple[float, float]:
+        """How far the middle of what a patch sees lies off the middle of its cell of the grid.
+
+        Strided convolutions with padding on both sides see around a corner of the cell, half a
+        patch away. Measured: the centroid of the gradients that the middle patch of noise sends to
+        its pixels, with the weights as they are. 0 where the image is cut into cells first, as by a
+        ViT.
+
+        Returns:
+            Pixels down and to the right.
+        """
+        if hasattr(self.backbone, "patch_embed"):
+            return 0.0, 0.0
+        draw = torch.Generator().manual_seed(0)
+        height, width = (2 * side for side in self.image_size)  # no border is near the middle
+        noise = torch.randn(PROBES, self.channels, height, width, generator=draw)
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.enable_grad():
+                images = noise.to(next(self.backbone.parameters()).device).requires_grad_()
+                feature_map, _ = self._features(images)
+                rows, columns = feature_map.shape[2:]
+                seen = feature_map[:, :, rows // 2, columns // 2].square().sum()
+                (gradient,) = torch.autograd.grad(seen, images)
+        finally:
+            self.train(was_training)
+        weight = gradient.square().sum((0, 1)).double().cpu()
+        weight = weight / weight.sum()
+        middle = [
+            (torch.arange(n, dtype=torch.float64) + 0.5) @ weight.sum(d)
+            for n, d in ((height, 1), (width, 0))
+        ]
+        cells = [(n // 2 + 0.5) * side / n for n, side in ((rows, height), (columns, width))]
+        down, right = (float(seen) - cell for seen, cell in zip(middle, cells, strict=True))
+        return down, right
 
     def _features(
         self, images: Float[Tensor, "B C H W"]

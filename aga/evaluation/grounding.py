@@ -34,7 +34,7 @@ from aga.evaluation.bootstrap import (
 from aga.evaluation.embedded import EmbeddedSplit, PreparedSplit
 from aga.evaluation.metrics import Metric, Metrics
 from aga.evaluation.vocabulary import Vocabulary, load_vocabulary
-from aga.places import Word, content_words, image_config, patch_grid, words_in
+from aga.places import Word, content_words, image_config, patch_centres, words_in
 
 TASK = "grounding"
 PAIRS = 32  # pairs whose maps are held at once
@@ -128,7 +128,7 @@ def _images(bundle: Bundle, prepared: PreparedSplit) -> Iterator[_Image]:
     regions = prepared.table["regions"].to_pylist()
     places = np.array([place for place, known in enumerate(regions) if known], np.int64)
     max_tokens = bundle.model.architecture.max_tokens
-    config, grid = image_config(bundle), patch_grid(bundle)
+    config, centres = image_config(bundle), patch_centres(bundle)
     for start in range(0, len(places), PAIRS):
         chunk = places[start : start + PAIRS]
         records = prepared.records(chunk)
@@ -144,7 +144,7 @@ def _images(bundle: Bundle, prepared: PreparedSplit) -> Iterator[_Image]:
                 token_to_patch=rows[: len(tokens.content)][np.array(tokens.content, bool)],
                 regions=record["regions"],
                 inside=[
-                    heats.patches_inside(box, grid, (config.size, config.size)) for box in boxes
+                    heats.patches_inside(box, centres, (config.size, config.size)) for box in boxes
                 ],
             )
 

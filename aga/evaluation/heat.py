@@ -18,15 +18,19 @@ TIE = 1e-5  # relative to the strongest patch: what rounding makes of equal weig
 MOST_CONTRAST = 10.0
 
 
-def patches_inside(box: Box, grid: tuple[int, int], size: tuple[int, int]) -> Bool[np.ndarray, "P"]:
+def patches_inside(
+    box: Box,
+    centres: tuple[Float[np.ndarray, "rows"], Float[np.ndarray, "columns"]],
+    size: tuple[int, int],
+) -> Bool[np.ndarray, "P"]:
     """Which patches belong to a box: those whose centres lie in it.
 
-    A box between the centres has the patch that holds its own centre. None belongs to a box beyond
-    the image.
+    A box between the centres has the patch whose centre is next to its own. None belongs to a box
+    whose centre is beyond the image.
 
     Args:
         box: In pixels of the prepared image.
-        grid: Rows and columns of patches.
+        centres: Of the rows and of the columns of patches; see `aga.places.patch_centres`.
         size: (height, width) of the prepared image in pixels.
 
     Returns:
@@ -34,21 +38,16 @@ def patches_inside(box: Box, grid: tuple[int, int], size: tuple[int, int]) -> Bo
     """
     left, top, right, bottom = box
     edges = ((top, bottom), (left, right))
-    centres = [
-        (np.arange(count) + 0.5) * side / count for count, side in zip(grid, size, strict=True)
-    ]
     rows, columns = (
         (low <= centre) & (centre < high)
         for centre, (low, high) in zip(centres, edges, strict=True)
     )
     inside: Bool[np.ndarray, "rows columns"] = rows[:, None] & columns
     if not inside.any():
-        place = [
-            math.floor((low + high) / 2 * count / side)
-            for (low, high), count, side in zip(edges, grid, size, strict=True)
-        ]
-        if all(0 <= index < count for index, count in zip(place, grid, strict=True)):
-            inside[place[0], place[1]] = True
+        middle = [(low + high) / 2 for low, high in edges]
+        if all(0 <= at < side for at, side in zip(middle, size, strict=True)):
+            row, column = (np.abs(c - at).argmin() for c, at in zip(centres, middle, strict=True))
+            inside[row, column] = True
     return inside.reshape(-1)
 
 

@@ -60,6 +60,28 @@ def test_patch_p_is_place_p(settings: dict[str, object], size: tuple[int, int]) 
     assert torch.equal(response.argmax(dim=1), torch.arange(rows * columns))
 
 
+@pytest.mark.parametrize(("kernel", "padding", "shift"), [(3, 1, -0.5), (2, 0, 0), (4, 1, 0)])
+def test_a_patch_lies_around_the_middle_of_what_it_sees(
+    kernel: int, padding: int, shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of two pixels: a kernel of three sits on the cell's first, an even one on both."""
+    encoder = build(CNN)
+    layer = torch.nn.Conv2d(1, 1, kernel, stride=2, padding=padding, bias=False)
+    torch.nn.init.ones_(layer.weight)
+    monkeypatch.setattr(encoder, "_features", lambda images: (layer(images), None))
+    assert encoder.patch_shift() == pytest.approx((shift, shift), abs=1e-6)
+
+
+def test_the_shift_is_that_of_the_family_and_asks_nothing_of_the_weights() -> None:
+    for settings, low, high in ((CNN, -0.5, -0.1), (VIT, 0.0, 0.0), (CONVNEXT, -0.1, 0.1)):
+        encoder = build(settings).train()
+        first, second = encoder.patch_shift(), encoder.patch_shift()
+        assert first == second
+        assert all(low <= pixels / 8 <= high for pixels in first)
+        assert encoder.training
+        assert all(p.grad is None for p in encoder.parameters())
+
+
 @FAMILIES
 def test_widths_and_grid_are_those_of_the_output(settings: dict[str, object]) -> None:
     encoder = build(settings)

@@ -20,13 +20,14 @@ from aga.evaluation.heat import (
     stronger_side,
 )
 
-GRID, SIZE = (3, 4), (30, 80)  # patches of 10 x 20 pixels
+SIZE = (30, 80)
+CENTRES = (np.array([5.0, 15, 25]), np.array([10.0, 30, 50, 70]))  # patches of 10 x 20 pixels
 
 masks = st.lists(st.booleans(), min_size=2, max_size=12).map(np.array).filter(lambda m: m.any())
 
 
 def inside_of(left: float, top: float, right: float, bottom: float) -> list[int]:
-    return np.flatnonzero(patches_inside((left, top, right, bottom), GRID, SIZE)).tolist()
+    return np.flatnonzero(patches_inside((left, top, right, bottom), CENTRES, SIZE)).tolist()
 
 
 def test_a_box_has_the_patches_whose_centres_it_holds() -> None:
@@ -46,7 +47,8 @@ def test_a_box_between_centres_has_the_patch_around_it() -> None:
 
 def test_rows_and_columns_are_not_confused() -> None:
     """A tall box at the right of a square grid: the transposed map misses it."""
-    inside = patches_inside((30, 0, 40, 40), (4, 4), (40, 40))
+    centres = np.array([5.0, 15, 25, 35])
+    inside = patches_inside((30, 0, 40, 40), (centres, centres), (40, 40))
     heat = inside.astype(float)
     transposed = heat.reshape(4, 4).T.reshape(-1)
     assert (pointing_game(heat, inside), area_matched_iou(heat, inside)) == (1, 1)
