@@ -251,7 +251,8 @@ def test_processes_validate_the_model_that_is_saved(home: Path, tmp_path: Path) 
     for name, value in alone.items():
         # A process's neighbours are those of its slice.
         if not name.endswith(("image_dependence", "image_gap")):
-            assert saved.history[-1][name] == pytest.approx(value, rel=1e-4), name
+            # A term at chance owes a blank image nothing but rounding.
+            assert saved.history[-1][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
 def test_learns_from_a_part_of_the_pairs(home: Path) -> None:
