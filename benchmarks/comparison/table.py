@@ -38,11 +38,14 @@ def page(rows: Sequence[Row], chosen: Mapping[str, Any]) -> Iterator[str]:
     """
     yield from chosen["introduction"].strip().splitlines()
     metrics: Mapping[str, str] = chosen["metrics"]
+    shown: set[tuple[str, int, str]] = set()
     for title, names in chosen["sections"].items():
         for data, pairs in sorted({(r["data"].partition("-")[0], r["pairs"] or 0) for r in rows}):
             cells = grouped(rows, data, pairs or None, names)
-            if len(cells) < 2:
+            told = {(data, pairs, name) for name in cells}
+            if told <= shown:  # nothing that a table above does not say
                 continue
+            shown |= told
             yield from ("", f"## {title}: {data}, {pairs or 'all'} training pairs", "")
             yield from score_table(cells, metrics)
             if chosen["reference"] in cells:
