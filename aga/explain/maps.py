@@ -65,7 +65,8 @@ class Explanation:
             reach beyond it.
         token_to_patch: Weight of each patch in each token's group.
         patch_to_token: Weight of each token in each patch's group.
-        method: How the weights came about, see `METHODS`. Rows of `groups` sum to 1.
+        method: How the weights came about, see `METHODS`. Rows of `groups` sum to 1, or are 0
+            for a patch that no word chose.
         thresholds: Of the gates of both directions; None where the objective has none.
         global_score: Cosine of image and report.
         local_score: How well the words are found in the image; see `Objective.local_scores`.
