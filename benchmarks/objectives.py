@@ -1,10 +1,10 @@
 """Time, peak memory and FLOPs of every objective, forward and backward, against B, L and P.
 
-Every objective reads the same random embeddings. `gloria_whole` is GLoRIA vectorised as its equation
-stands, all combinations of images and reports at once; `gloria` is the library's, in blocks. Times are medians over rounds in which each
-objective has its turn, so that what else the machine does falls on all alike; compare ratios. Peak
-memory is what a process of its own needs above its inputs. `--check` exits 1 where a limit on the
-ratios is missed.
+Every objective reads the same random embeddings. `gloria_whole` is GLoRIA vectorised as its
+equation stands, all combinations of images and reports at once; `gloria` is the library's, in
+blocks. Times are medians over rounds in which each objective has its turn, so that what else the
+machine does falls on all alike; compare ratios. Peak memory is what a process of its own needs
+above its inputs. `--check` exits 1 where a limit on the ratios is missed.
 
     python -m benchmarks.objectives --check                   rows, and docs/objectives-memory.svg
     python -m benchmarks.objectives --compile --patches 196   with torch.compile beside
