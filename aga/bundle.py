@@ -24,15 +24,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from aga.config import Config
-from aga.data.sentences import SentenceSplitter
-from aga.data.tokenizer import encode, open_tokenizer, pad_tokens
+from aga.data.tokenizer import PaddedTokens, encode, open_tokenizer, pad_tokens
 from aga.data.transforms import ImageTransform
 from aga.encoders.weights import load_strict, on_cpu
 from aga.errors import CheckpointError
@@ -96,8 +95,8 @@ class Bundle:
         """L2-normalised global embeddings of texts, `batch_size` at a time; long ones are cut."""
         parts = []
         for start in range(0, len(texts), batch_size):
-            token_ids, attention_mask, _ = self.tokenize(texts[start : start + batch_size])
-            parts.append(self.model.encode_texts(token_ids, attention_mask)[1])
+            tokens = self.tokenize(texts[start : start + batch_size])
+            parts.append(self.model.encode_texts(tokens.token_ids, tokens.attention_mask)[1])
         return normalize(torch.cat(parts))
 
     @torch.no_grad()
@@ -108,8 +107,7 @@ class Bundle:
 
         Keeps B * (P + L) * D floats; pass few pairs at a time.
         """
-        token_ids, attention_mask, content_mask = self.tokenize(texts)
-        sentences = SentenceSplitter.of(self.tokenizer)(token_ids, content_mask)
+        tokens = vars(self.tokenize(texts))
         parts = []
         for start, pixels in zip(
             range(0, len(texts), batch_size), self._pixels(images, batch_size), strict=True
@@ -117,30 +115,24 @@ class Bundle:
             part = slice(start, start + batch_size)
             batch = PairBatch(
                 images=pixels,
-                token_ids=token_ids[part],
-                attention_mask=attention_mask[part],
-                content_mask=content_mask[part],
-                sentences=sentences[part],
+                **{name: value[part] for name, value in tokens.items()},
                 rows=torch.arange(start, start + len(pixels), device=self.device),
             )
             parts.append(self.model(batch))
         names = PairEmbeddings.__dataclass_fields__
         return PairEmbeddings(**{k: torch.cat([getattr(p, k) for p in parts]) for k in names})
 
-    def tokenize(
-        self, texts: Sequence[str]
-    ) -> tuple[Int64[Tensor, "B L"], Bool[Tensor, "B L"], Bool[Tensor, "B L"]]:
-        """Token ids, attention mask and content mask, made as in training; long texts are cut."""
+    def tokenize(self, texts: Sequence[str]) -> PaddedTokens:
+        """Tokens made as in training, where the model is; long texts are cut."""
         max_tokens = self.model.architecture.max_tokens
         rows = encode(self.tokenizer, texts, max_tokens)
-        token_ids, attention_mask, content_mask = pad_tokens(
+        padded = pad_tokens(
             [row.token_ids for row in rows],
-            [row.content for row in rows],
+            [row.sentences for row in rows],
             self.model.architecture.pad_id,
             max_tokens,
         )
-        device = self.device
-        return token_ids.to(device), attention_mask.to(device), content_mask.to(device)
+        return PaddedTokens(**{name: value.to(self.device) for name, value in vars(padded).items()})
 
     def _pixels(self, images: Images, batch_size: int) -> Iterator[Float[Tensor, "b C H W"]]:
         for start in range(0, len(images), batch_size):

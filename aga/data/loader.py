@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Int64, UInt8
 
 from aga.data.schema import Split
-from aga.data.sentences import SentenceSplitter
 from aga.data.splits import sample_rows
 from aga.data.studies import StudyDataset
 from aga.data.tokenizer import pad_tokens
@@ -74,7 +73,6 @@ class PairDataset:
             self.rows = self.rows[sample_rows(patients, *sample)]
         self.tokens = tokens
         self._studies = studies
-        self._sentences = SentenceSplitter.of(tokens.tokenizer)
         self._images = studies.images(cache)
         self.transform = transform or training_transform(studies, self._images)
 
@@ -86,18 +84,15 @@ class PairDataset:
 
         Reports are padded to the longest of them, rounded up to a multiple of 8.
         """
-        token_ids, attention_mask, content_mask = pad_tokens(
+        padded = pad_tokens(
             [self.tokens.token_ids(row) for row in rows],
-            [self.tokens.content(row) for row in rows],
+            [self.tokens.sentences(row) for row in rows],
             self.tokens.tokenizer.pad_token_id,
             self.tokens.record.max_tokens,
         )
         return PairBatch(
             images=self.transform(torch.from_numpy(self._images[rows])),
-            token_ids=token_ids,
-            attention_mask=attention_mask,
-            content_mask=content_mask,
-            sentences=self._sentences(token_ids, content_mask),
+            **vars(padded),
             rows=torch.from_numpy(np.array(rows)),
         )
 

@@ -129,6 +129,7 @@ TOKENS = pa.schema(
         ("token_ids", pa.list_(pa.int32())),  # CLS ... SEP, not padded
         ("starts", pa.list_(pa.int32())),  # character offsets in `text`; -1 for special tokens
         ("ends", pa.list_(pa.int32())),
+        ("sentences", pa.list_(pa.int32())),  # which sentence of `text`, from 0; -1 likewise
         ("truncated", pa.int32()),  # tokens cut off
     ]
 )

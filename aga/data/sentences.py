@@ -1,70 +1,119 @@
-"""Which sentence of its report each token belongs to, told from the token ids alone."""
+"""Where the sentences of a report begin: rules for the way reports are written, in many languages.
+
+Told from the text alone, so that training, a shipped bundle and a page number the same sentences.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
 
-import torch
-from jaxtyping import Bool, Int64
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast
-
-from aga.data.tokenizer import encode
-
-MARKS = ".!?。！？"  # full-width ones too  # noqa: RUF001
-SPACES = "#Ġ▁"  # how vocabularies write what goes before a token
 NO_SENTENCE = -1  # of padding and special tokens
 
+_CLOSING = "\"')\\]\u201d\u2019\u00bb\u300d\u300f\uff09"  # ” ’ » and the full-width ones
+_CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
+# Full-width marks, a Hindi and two Arabic ones: they end a sentence whatever follows.
+_FULL = "\u3002\uff01\uff1f\uff61\u0964\u061f\u06d4"
+_END = re.compile(
+    rf"[{_FULL}]+[{_CLOSING}]*\s*"
+    rf"|(?<![.!?])(?P<mark>[.!?]+)[{_CLOSING}]*\s+"
+    r"|(?<=[a-z)])(?P<tight>\.)(?=[A-Z][a-z])"  # normal.The
+    rf"|(?<=[{_CJK}])[.!?\uff0e]+(?=[{_CJK}])"
+    r"|\n[ \t]*\n\s*|\n(?=[ \t]*(?:\d{1,2}[.)]|[-*\u2022])[ \t])"
+)
+_LAST_WORD = re.compile(r"[^\s(\[\"'/,;:]*$")
+_LIST_NUMBER = re.compile(r"\s*\(?(?:\d{1,2}|[A-Za-z])$")
+_LETTERS = re.compile(r"(?:\w\.)+\w")  # i.v, a.p
 
-@dataclass(frozen=True)
-class SentenceSplitter:
-    """Splits after `.`, `!` and `?`, and their full-width forms.
 
-    The point of a number (`3.5`) ends nothing, and several marks in a row (`...`) end one sentence.
-    The number of a list item (`1.`) is a sentence of its own. Where the tokenizer has no token for
-    a mark, nothing is split.
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
-    Attributes:
-        marks: Ids of the marks.
-        begins: Per id of the vocabulary, whether it begins with a digit.
-        ends: Per id of the vocabulary, whether it ends with a digit.
+
+_TITLES = _words("dr drs mr mrs ms prof hr mme mlle sr sra dra dott sig pd med")
+_NEVER_LAST = _TITLES | _words(
+    "vs e.g i.e eg ie cf ca viz approx st bzw z.b d.h u.a o.g v.a z.n st.p zn ggf evtl inkl incl "
+    "abb aprox p.ej env"
+)
+# `No. 2`, `Fig. 3`, `S. 4`
+_BEFORE_NUMBERS = _words("no nos nr fig figs im img ser se p pp s n vol")
+# `at 9 a.m. on Monday`, but `at 9 a.m. The tube`
+_BEFORE_LOWER_CASE = _words(
+    "a.m p.m am pm etc al jr inf sup lat bilat ant post min max mm cm sec hr hrs pt hx dx resp usw"
+)
+
+
+def sentence_starts(text: str) -> list[int]:
+    """Where each sentence of a text begins, rising; none of an empty text.
+
+    A sentence ends after `.`, `!`, `?` and their forms of other scripts, where what stands before
+    is no abbreviation, title, initial or list number, and at an empty line. White space between two
+    sentences counts to the first of them.
     """
+    starts = [0] if text else []
+    for end in _END.finditer(text):
+        at = end.end()
+        if at == len(text) or not text[starts[-1] : end.start()].strip():
+            continue
+        if end["mark"] or end["tight"]:
+            before = text[starts[-1] : end.start("mark" if end["mark"] else "tight")]
+            if _goes_on(before, end["mark"] or ".", text[at]):
+                continue
+        starts.append(at)
+    return starts
 
-    marks: Int64[Tensor, "M"]
-    begins: Bool[Tensor, "V"]
-    ends: Bool[Tensor, "V"]
 
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast) -> Self:
-        """The splitter of a tokenizer's vocabulary."""
-        begins, ends = ([False] * len(tokenizer) for _ in range(2))
-        marks = set()
-        for token, number in tokenizer.get_vocab().items():
-            begins[number], ends[number] = token[:1].isdigit(), token[-1:].isdigit()
-            if token.strip(SPACES) and not token.strip(SPACES + MARKS):
-                marks.add(number)
-        # A byte-level vocabulary writes full-width marks as other characters.
-        for row in encode(tokenizer, [f"a{mark}" for mark in MARKS], tokenizer.model_max_length):
-            last = len(row.content) - 1 - row.content[::-1].index(True)
-            if row.starts[last] == 1:
-                marks.add(row.token_ids[last])
-        marks -= {tokenizer.unk_token_id}
-        numbers = torch.tensor(sorted(marks), dtype=torch.long)
-        return cls(numbers, torch.tensor(begins), torch.tensor(ends))
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of each sentence; together they are the whole text."""
+    return list(pairwise([*sentence_starts(text), len(text)]))
 
-    def __call__(
-        self, token_ids: Int64[Tensor, "B L"], content_mask: Bool[Tensor, "B L"]
-    ) -> Int64[Tensor, "B L"]:
-        """Number of each token's sentence in its report, from 0; -1 where it is no content.
 
-        A mark belongs to the sentence that it ends.
-        """
-        mark = torch.isin(token_ids, self.marks.to(token_ids.device)) & content_mask
-        outside = torch.zeros_like(mark[:, :1])
-        before = self.ends.to(token_ids.device)[token_ids[:, :-1]]
-        after = self.begins.to(token_ids.device)[token_ids[:, 1:]]
-        in_number = torch.cat((outside, before), 1) & torch.cat((after, outside), 1)
-        more_marks = torch.cat((mark[:, 1:], outside), 1)
-        last = (mark & ~in_number & ~more_marks).long()
-        return (last.cumsum(1) - last).masked_fill(~content_mask, NO_SENTENCE)
+def sentence_numbers(text: str, starts: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """Number of the sentence that holds each token's last character, from 0.
+
+    Args:
+        text: The text.
+        starts: Where each token begins; negative for a special token.
+        ends: Where each token ends, exclusive. (A token may begin with the space before it.)
+
+    Returns:
+        Per token its sentence, without gaps; `NO_SENTENCE` for special tokens.
+    """
+    begins = sentence_starts(text)
+    return [
+        NO_SENTENCE if start < 0 else bisect_right(begins, max(start, end - 1)) - 1
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _goes_on(before: str, mark: str, following: str) -> bool:
+    """Whether the sentence goes on behind a mark.
+
+    Args:
+        before: The sentence up to the mark.
+        mark: One or more of `.!?`.
+        following: The first character behind the mark and its white space.
+    """
+    if mark != ".":  # `pneumonia? versus`, `heart ... normal`
+        return following.islower()
+    if following in ",;:)" or _LIST_NUMBER.fullmatch(before):
+        return True
+    found = _LAST_WORD.search(before)
+    word = found[0] if found else ""
+    spelled = word.casefold()
+    if spelled in _BEFORE_LOWER_CASE or _LETTERS.fullmatch(spelled):
+        return spelled in _NEVER_LAST or not following.isupper()
+    return (
+        spelled in _NEVER_LAST
+        or (spelled in _BEFORE_NUMBERS and following.isdigit())
+        or (len(word) == 1 and word.isupper() and _is_initial(before[: -len(word)]))
+    )
+
+
+def _is_initial(before: str) -> bool:
+    """Whether a capital behind `before` is an initial: `Dr. J. Smith`, not `hepatitis C. The`."""
+    previous = before.rstrip()
+    found = _LAST_WORD.search(previous[:-1]) if previous.endswith(".") else None
+    return found is not None and (found[0].casefold() in _TITLES or len(found[0]) == 1)

@@ -14,6 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from aga.data.sentences import NO_SENTENCE, sentence_numbers
 from aga.data.wordpiece import CLS, MASK, PAD, SEP, UNK, train_wordpiece
 from aga.errors import ParamsError
 
@@ -40,6 +41,7 @@ class TokenizedText:
         starts: Character offsets in the text; -1 for special tokens.
         ends: Character offsets, exclusive; -1 for special tokens.
         words: Which word of the text each token is a piece of; -1 for special tokens.
+        sentences: Which sentence of the text each token is in; -1 for special tokens.
         truncated: Tokens that were cut off.
     """
 
@@ -47,6 +49,7 @@ class TokenizedText:
     starts: list[int]
     ends: list[int]
     words: list[int]
+    sentences: list[int]
     truncated: int
 
     @property
@@ -119,51 +122,68 @@ def encode(
     backend.enable_truncation(max_tokens)
     encodings = backend.encode_batch(list(texts))
     backend.no_truncation()  # it would be saved with the tokenizer
-    return [_tokenized(encoding) for encoding in encodings]
+    return [_tokenized(*pair) for pair in zip(encodings, texts, strict=True)]
+
+
+@dataclass(frozen=True)
+class PaddedTokens:
+    """Reports of one batch, as `PairBatch` wants them.
+
+    Attributes:
+        token_ids: Vocabulary ids, padded on the right.
+        attention_mask: True for every real token, special tokens included.
+        content_mask: True for content tokens.
+        sentences: Number of each token's sentence in its report; -1 where it is no content.
+    """
+
+    token_ids: Int64[Tensor, "B L"]
+    attention_mask: Bool[Tensor, "B L"]
+    content_mask: Bool[Tensor, "B L"]
+    sentences: Int64[Tensor, "B L"]
 
 
 def pad_tokens(
     token_ids: Sequence[npt.ArrayLike],
-    content: Sequence[npt.ArrayLike],
+    sentences: Sequence[npt.ArrayLike],
     pad_id: int,
     max_tokens: int,
-) -> tuple[Int64[Tensor, "B L"], Bool[Tensor, "B L"], Bool[Tensor, "B L"]]:
+) -> PaddedTokens:
     """Pad on the right to the longest report, rounded up to a multiple of 8.
 
     Args:
         token_ids: Per report, its ids, special tokens included.
-        content: Per report and token, True where it is no special token.
+        sentences: Per report and token, the number of its sentence; -1 for special tokens.
         pad_id: Id of the padding token.
         max_tokens: Never padded beyond: the text encoder has no more positions.
-
-    Returns:
-        Token ids, attention mask and content mask, as in `PairBatch`.
     """
     lengths = np.array([np.size(ids) for ids in token_ids])
     width = min(-(-int(lengths.max()) // PAD_MULTIPLE) * PAD_MULTIPLE, max_tokens)
     attention_mask = np.arange(width) < lengths[:, None]
     padded_ids = np.full(attention_mask.shape, pad_id, np.int64)
     padded_ids[attention_mask] = np.concatenate(token_ids)
-    content_mask = np.zeros(attention_mask.shape, bool)
-    content_mask[attention_mask] = np.concatenate(content)
-    return (
-        torch.from_numpy(padded_ids),
-        torch.from_numpy(attention_mask),
-        torch.from_numpy(content_mask),
+    padded_sentences = np.full(attention_mask.shape, NO_SENTENCE, np.int64)
+    padded_sentences[attention_mask] = np.concatenate(sentences)
+    return PaddedTokens(
+        token_ids=torch.from_numpy(padded_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        content_mask=torch.from_numpy(padded_sentences != NO_SENTENCE),
+        sentences=torch.from_numpy(padded_sentences),
     )
 
 
-def _tokenized(encoding: Encoding) -> TokenizedText:
+def _tokenized(encoding: Encoding, text: str) -> TokenizedText:
     special = encoding.special_tokens_mask
     offsets = [
         (NO_OFFSET, NO_OFFSET) if is_special else offset
         for offset, is_special in zip(encoding.offsets, special, strict=True)
     ]
+    starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
     return TokenizedText(
         token_ids=encoding.ids,
-        starts=[start for start, _ in offsets],
-        ends=[end for _, end in offsets],
+        starts=starts,
+        ends=ends,
         words=[NO_WORD if number is None else number for number in encoding.word_ids],
+        sentences=sentence_numbers(text, starts, ends),
         truncated=sum(part.special_tokens_mask.count(0) for part in encoding.overflowing),
     )
 

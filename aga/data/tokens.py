@@ -28,10 +28,10 @@ from aga.config import Config
 from aga.data.files import replaced_folder
 from aga.data.progress import progress
 from aga.data.schema import SPLITS, TOKENS
+from aga.data.sentences import NO_SENTENCE
 from aga.data.shards import image_shards
 from aga.data.studies import StudyDataset
 from aga.data.tokenizer import (
-    NO_OFFSET,
     TokenizedText,
     encode,
     local_tokenizer,
@@ -140,7 +140,7 @@ def tokenize(studies: Path, out: Path, config: TokenizerConfig) -> TokenSummary:
 
 
 class TokenDataset:
-    """The tokens of a folder that `tokenize` wrote, held as flat arrays: 5 bytes per token.
+    """The tokens of a folder that `tokenize` wrote, held as flat arrays: 8 bytes per token.
 
     Attributes:
         tokenizer: The transformers tokenizer.
@@ -158,12 +158,13 @@ class TokenDataset:
         for path in _token_shards(folder):
             table = _read_shard(path)
             hashes.append(_shard_sha256(table))
-            parts.append((_lengths(table), _flat(table, "token_ids"), _flat(table, "starts")))
+            columns = (_flat(table, name) for name in ("token_ids", "sentences"))
+            parts.append((_lengths(table), *columns))
         _require_equal("The token shards are damaged", folder, _combined(*hashes), record.sha256)
-        lengths, token_ids, starts = (np.concatenate(part) for part in zip(*parts, strict=True))
+        lengths, token_ids, sentences = map(np.concatenate, zip(*parts, strict=True))
         self._bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         self._token_ids = token_ids
-        self._content: npt.NDArray[np.bool_] = starts != NO_OFFSET
+        self._sentences = sentences
 
     @classmethod
     def open(cls, folder: Path, studies: StudyDataset) -> Self:
@@ -197,7 +198,11 @@ class TokenDataset:
 
     def content(self, row: int | np.int64) -> npt.NDArray[np.bool_]:
         """Per token of a manifest row, `[L]`, True where it is no special token."""
-        return self._content[self._bounds[row] : self._bounds[row + 1]]
+        return np.not_equal(self.sentences(row), NO_SENTENCE)
+
+    def sentences(self, row: int | np.int64) -> npt.NDArray[np.int32]:
+        """Per token of a manifest row, `[L]`, the number of its sentence; -1 if it is special."""
+        return self._sentences[self._bounds[row] : self._bounds[row + 1]]
 
     def spans(self, row: int | np.int64) -> npt.NDArray[np.int32]:
         """Start and end of each token in the row's text, `[L, 2]`; -1 for special tokens."""
@@ -275,6 +280,7 @@ def _shard_table(start: int, rows: Sequence[TokenizedText]) -> pa.Table:
         "token_ids": [row.token_ids for row in rows],
         "starts": [row.starts for row in rows],
         "ends": [row.ends for row in rows],
+        "sentences": [row.sentences for row in rows],
         "truncated": [row.truncated for row in rows],
     }
     return pa.table(columns, schema=TOKENS)
@@ -299,7 +305,7 @@ def _flat(table: pa.Table, name: str) -> npt.NDArray[np.int32]:
 def _shard_sha256(table: pa.Table) -> str:
     """Hash of the values, not of the file: another Arrow version writes equal tokens otherwise."""
     digest = hashlib.sha256(_lengths(table).tobytes())
-    for name in ("token_ids", "starts", "ends"):
+    for name in ("token_ids", "starts", "ends", "sentences"):
         digest.update(_flat(table, name).tobytes())
     return digest.hexdigest()
 

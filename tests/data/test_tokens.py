@@ -156,8 +156,9 @@ def test_a_special_token_written_in_a_report_is_only_text() -> None:
 )
 def test_padding_keeps_tokens_and_masks_the_rest(lengths: list[int], max_tokens: int) -> None:
     ids = [np.arange(1, length + 1, dtype=np.int32) for length in lengths]
-    content = [values % 3 > 0 for values in ids]
-    token_ids, attention_mask, content_mask = pad_tokens(ids, content, 99, max_tokens)
+    sentences = [values % 3 - 1 for values in ids]
+    padded = pad_tokens(ids, sentences, 99, max_tokens)
+    token_ids, attention_mask = padded.token_ids, padded.attention_mask
     width = token_ids.shape[1]
     assert width == max_tokens or width % 8 == 0
     assert max(lengths) <= width < max(lengths) + 8
@@ -165,8 +166,9 @@ def test_padding_keeps_tokens_and_masks_the_rest(lengths: list[int], max_tokens:
     for row, length in enumerate(lengths):
         assert token_ids[row].tolist() == [*ids[row].tolist(), *[99] * (width - length)]
         assert attention_mask[row].tolist() == [True] * length + [False] * (width - length)
-        assert content_mask[row, :length].tolist() == content[row].tolist()
-    assert not content_mask[~attention_mask].any()
+        assert padded.sentences[row, :length].tolist() == sentences[row].tolist()
+    assert (padded.sentences[~attention_mask] == -1).all()
+    assert padded.content_mask.equal(padded.sentences != -1)
     assert token_ids.dtype == torch.int64
 
 
