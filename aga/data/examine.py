@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from aga.data.images import ImageConfig, ImageError, decode_image, prepare_image
-from aga.data.reports import ParsedReport, ReportConfig, parse_report, report_problem
+from aga.data.reports import (
+    WITHOUT_REPORT,
+    ParsedReport,
+    ReportConfig,
+    parse_report,
+    report_problem,
+)
 from aga.data.schema import Reject, Study
 
 _WINDOW = 8  # rows in flight per thread: enough to keep all busy, few enough to hold in memory
@@ -70,10 +76,12 @@ def _examine_one(
 ) -> PreparedPair | Reject:
     if isinstance(study, Reject):
         return study
-    parsed = parse_report(study.report, report)
-    problem = report_problem(study.report, parsed, report)
-    if problem is not None:
-        return Reject(study.location, *problem, column="report")
+    parsed = WITHOUT_REPORT
+    if study.report is not None:
+        parsed = parse_report(study.report, report)
+        problem = report_problem(study.report, parsed, report)
+        if problem is not None:
+            return Reject(study.location, *problem, column="report")
     try:
         original = decode_image(study.image)
     except ImageError as error:

@@ -22,7 +22,7 @@ class Ledger:
 
     def conflict(self, study: Study) -> Reject | None:
         """Enter a row; say how it contradicts an earlier one, or None where it does not."""
-        report = hashlib.sha256(study.report.encode("utf-8", "surrogatepass")).digest()
+        report = hashlib.sha256((study.report or "").encode("utf-8", "surrogatepass")).digest()
         patient, known, where = self._studies.setdefault(
             study.study_id, (study.patient_id, report, study.location)
         )

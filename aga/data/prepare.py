@@ -123,7 +123,7 @@ class _Tally:
         self.rows.append(row)
         self.sections[pair.report.section] += 1
         self.repaired_rows += study.repaired
-        self.lost_characters += _LOST in study.report
+        self.lost_characters += _LOST in (study.report or "")
         return pair
 
     @property

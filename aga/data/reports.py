@@ -12,6 +12,7 @@ from jaxtyping import Int32
 from pydantic import Field
 
 from aga.config import Config
+from aga.data.schema import NO_REPORT
 
 WHOLE = "whole"
 
@@ -64,12 +65,17 @@ class ParsedReport:
             Empty where the report has nothing to use.
         offsets: `text[i]` stands at `raw[offsets[i]]`; a space stands where the first of the white
             space and marks that it replaces did. Offsets rise within a section.
-        section: The sections used, joined by `+`; `whole` for the fallback; empty for none.
+        section: The sections used, joined by `+`; `whole` for the fallback; empty where none can be
+            used; `none` where there is no report.
     """
 
     text: str
     offsets: Int32[np.ndarray, "characters"]
     section: str
+
+
+WITHOUT_REPORT = ParsedReport("", np.zeros(0, np.int32), NO_REPORT)
+"""Of a row whose source has labels but no reports."""
 
 
 def parse_report(raw: str, config: ReportConfig) -> ParsedReport:

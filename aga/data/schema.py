@@ -16,6 +16,8 @@ import pyarrow as pa
 SCHEMA_VERSION = 1
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+NO_REPORT = "none"
+"""`section` of a row whose source has labels but no reports; its `text` is empty."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Study:
         patient_id: The source's patient identifier; splits never separate its rows.
         study_id: The source's study identifier.
         image: Absolute path of the image file.
-        report: Raw report text.
+        report: Raw report text; None where the source has labels but no reports.
         location: Where the source states this row, for error messages: `metadata.csv:17`.
         view: Projection as the source names it, or None where it does not say.
         split: The source's own split, or None to let `prepare` decide.
@@ -56,7 +58,7 @@ class Study:
     patient_id: str
     study_id: str
     image: Path
-    report: str
+    report: str | None
     location: str
     view: str | None = None
     split: Split | None = None
@@ -99,8 +101,8 @@ MANIFEST = pa.schema(
         ("location", pa.string()),
         ("view", pa.string()),
         ("split", pa.string()),
-        ("report", pa.large_string()),  # raw
-        ("section", pa.string()),  # which sections of it were used, joined by '+'
+        ("report", pa.large_string()),  # raw; null where the source has none
+        ("section", pa.string()),  # which sections of it were used, joined by '+'; NO_REPORT
         ("text", pa.large_string()),  # cleaned, of those sections
         ("text_offsets", pa.large_list(pa.int32())),  # text[i] stands at report[text_offsets[i]]
         ("statement", pa.string()),

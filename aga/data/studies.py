@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt8
 
 from aga.data.files import disk_errors
-from aga.data.schema import MANIFEST, SCHEMA_VERSION, SPLITS, Split
+from aga.data.schema import MANIFEST, NO_REPORT, SCHEMA_VERSION, SPLITS, Split
 from aga.data.shards import image_shards, read_pixels
 from aga.errors import DataError
 
@@ -147,6 +147,24 @@ class StudyDataset:
         if split not in SPLITS:
             raise ValueError(f"{split!r} is not one of {', '.join(SPLITS)}")
         return np.flatnonzero(self._splits == split).astype(np.int64)
+
+    def require_reports(self, *splits: Split) -> None:
+        """Refuse studies in which a row of these splits has no report to learn from.
+
+        Raises:
+            DataError: There is such a row.
+        """
+        without = self._splits[np.asarray(self.column("section").to_pylist()) == NO_REPORT]
+        for split in splits:
+            if count := int((without == split).sum()):
+                raise DataError(
+                    f"The {split} split has images without reports, and training learns from pairs",
+                    where=self.folder,
+                    got=f"{count} of {self.info.splits[split]} rows with labels alone",
+                    expected="a report in every row",
+                    fix="pretrain on a source with reports and register the encoder; then prepare "
+                    "this one and run `python workflows/evaluate.py` on it",
+                )
 
     def statement_keys(self) -> list[str]:
         """A key per row; equal where two reports say the same: duplicates of each other.

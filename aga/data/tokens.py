@@ -253,10 +253,11 @@ def _make_tokenizer(reports: pa.Table, config: TokenizerConfig) -> PreTrainedTok
     if config.path is not None:
         return local_tokenizer(Path(config.path), config.max_tokens)
     training = reports.filter(pc.field("split") == "train")["text"].to_pylist()
-    if not training:
+    if not any(training):
         raise DataError(
             "There is no report in the training split to train a tokenizer on",
-            fix="raise prepare.split.train, or set tokenizer.path to an existing tokenizer",
+            fix="raise prepare.split.train, or set tokenizer.path to an existing tokenizer; images "
+            "with labels alone need no tokens: run `python workflows/evaluate.py` on them",
         )
     return trained_tokenizer(training, config.vocabulary, config.lowercase, config.max_tokens)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int8, Int64, UInt8
 from torch import Tensor
 
 from aga.bundle import Bundle
-from aga.data.schema import Split
+from aga.data.schema import NO_REPORT, Split
 from aga.data.studies import StudyDataset
 from aga.errors import CheckpointError, DataError
 from aga.pairs import PairEmbeddings
@@ -34,6 +34,7 @@ class EmbeddedSplit:
         patients: Equal numbers mark pairs of one patient.
         labels: Per finding: 1 present, 0 absent, -1 unknown.
         provenance: Split, rows, and hashes of the bundle, the studies and the gallery.
+        has_reports: Whether every row has a report; else some `texts` embed nothing.
     """
 
     images: Float[Tensor, "N D"]
@@ -42,6 +43,7 @@ class EmbeddedSplit:
     patients: Int64[np.ndarray, "N"]
     labels: Mapping[str, Int8[np.ndarray, "N"]]
     provenance: Mapping[str, object]
+    has_reports: bool = True
 
     def __len__(self) -> int:
         return len(self.patients)
@@ -79,6 +81,11 @@ class PreparedSplit:
     def labels(self) -> dict[str, Int8[np.ndarray, "N"]]:
         """Per finding: 1 present, 0 absent, -1 unknown."""
         return _labels(self.table["labels"].to_pylist())
+
+    @property
+    def has_reports(self) -> bool:
+        """Whether every row has a report; a source of labels alone has none."""
+        return NO_REPORT not in self.table["section"].to_pylist()
 
     @property
     def sha256(self) -> str:
@@ -152,6 +159,7 @@ def embed_split(
             "studies_sha256": studies.info.sha256,
             "gallery_sha256": _gallery_sha256(table["pixel_sha256"].to_pylist(), keys),
         },
+        has_reports=prepared.has_reports,
     )
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from aga.bundle import Bundle
 from aga.config import Config
 from aga.data.images import prepared_box
+from aga.data.schema import NO_REPORT
 from aga.data.tokenizer import encode
 from aga.errors import CheckpointError
 from aga.evaluation import heat as heats
@@ -124,9 +125,12 @@ def evaluate(
 
 
 def _images(bundle: Bundle, prepared: PreparedSplit) -> Iterator[_Image]:
-    """The pairs of the split that have regions, with their maps."""
-    regions = prepared.table["regions"].to_pylist()
-    places = np.array([place for place, known in enumerate(regions) if known], np.int64)
+    """The pairs of the split that have regions and a report, with their maps."""
+    known = zip(*(prepared.table[name].to_pylist() for name in ("regions", "section")), strict=True)
+    places = np.array(
+        [at for at, (regions, section) in enumerate(known) if regions and section != NO_REPORT],
+        np.int64,
+    )
     max_tokens = bundle.model.architecture.max_tokens
     config, centres = image_config(bundle), patch_centres(bundle)
     for start in range(0, len(places), PAIRS):

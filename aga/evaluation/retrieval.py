@@ -9,6 +9,7 @@ rows are queries; the gallery stays the whole split.
 from __future__ import annotations
 
 import bisect
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
@@ -32,6 +33,7 @@ from aga.evaluation.rerank import LocalScores, RerankConfig, reranked_positions
 from aga.ranking import chance, retrieval_positions
 
 TASK = "retrieval"
+logger = logging.getLogger(__name__)
 
 
 class RetrievalConfig(Config):
@@ -60,11 +62,16 @@ def evaluate(
     Names: `retrieval/<direction>/recall_at_<K>` and `.../median_rank`, each also with `_exact`, for
     the directions `text_to_image` and `image_to_text`; `retrieval/mean_recall_at_<K>` is the
     duplicate-aware mean of both directions. `retrieval/rerank/...`, where `config.rerank` is set,
-    are the same, duplicate-aware, after re-ranking by `local`.
+    are the same, duplicate-aware, after re-ranking by `local`. Where rows have no report there is
+    no metric, and a log line says so.
 
     Raises:
         ValueError: `config.rerank` is set and `local` is not given.
     """
+    if not dataset.has_reports:
+        reason = "the split has rows without a report"
+        logger.info("retrieval is left out: %s", reason)
+        return Metrics(TASK, {}, {**dataset.provenance, "left_out": reason})
     measured = list(_global_statistics(dataset, config))
     provenance = dict(dataset.provenance)
     if config.rerank is not None:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from aga.bundle import Bundle
 from aga.data.images import Box
+from aga.data.schema import NO_REPORT
 from aga.data.studies import StudyDataset
 from aga.data.tokenizer import TokenizedText, encode
 from aga.errors import DataError
@@ -152,10 +153,18 @@ def explain(
         rows: Rows of the manifest, few at a time: their patches and tokens are held at once.
 
     Raises:
-        DataError: There is no such row, or the images do not fit the bundle's transform.
+        DataError: There is no such row, it has no report, or the images do not fit the bundle's
+            transform.
     """
     _check_rows(rows, studies)
     table = studies.manifest.take(pa.array(rows))
+    if NO_REPORT in table["section"].to_pylist():
+        raise DataError(
+            "A row without a report has no words to explain",
+            where=studies.folder,
+            got="an image with labels alone",
+            expected="a row with a report",
+        )
     texts = table["text"].to_pylist()
     images = np.array(studies.images(cache)[np.asarray(rows)])
     maps = _maps(bundle, bundle.embed_pairs(images, texts))

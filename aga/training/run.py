@@ -144,9 +144,10 @@ class RunData:
         """The datasets below `home`.
 
         Raises:
-            DataError: They are missing, damaged, or do not belong together.
+            DataError: They are missing, damaged, do not belong together, or lack reports.
         """
         studies = StudyDataset.open(home / STUDIES)
+        studies.require_reports("train", "validation")
         return cls(studies, TokenDataset.open(home / TOKENS, studies), home / CACHE)
 
 
