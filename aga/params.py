@@ -22,8 +22,6 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from aga.config import Config
 from aga.data.prepare import PrepareConfig
 from aga.data.sources import SourceConfig
-from aga.data.sources.covid_chestxray import CovidChestxrayConfig
-from aga.data.sources.manifest import ManifestConfig
 from aga.data.sources.phantom import PhantomConfig
 from aga.data.tokens import TokenizerConfig
 from aga.encoders.image import ImageEncoderConfig
@@ -50,8 +48,6 @@ class Params(Config):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     source: SourceConfig
     phantom: PhantomConfig
-    covid_chestxray: CovidChestxrayConfig
-    manifest: ManifestConfig
     prepare: PrepareConfig
     tokenizer: TokenizerConfig
     image_encoder: ImageEncoderConfig

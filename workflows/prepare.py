@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     params, home = load(options)
     name = options.source or params.source.name
     root = options.root or home / params.source.root
-    source = open_source(name, params.phantom, params.covid_chestxray, params.manifest)
+    source = open_source(name, params.source)
     if options.check:
         bad = check(source, root, params.prepare)
         for row in bad:

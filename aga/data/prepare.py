@@ -22,7 +22,9 @@ from aga.data.progress import progress
 from aga.data.reports import ReportConfig
 from aga.data.schema import REJECTS, SCHEMA_VERSION, SPLITS, Reject, Split, Study
 from aga.data.shards import ImageShardWriter, ShardConfig
-from aga.data.sources.base import Source, require_folder
+from aga.data.sources import read_studies
+from aga.data.sources.base import Source
+from aga.data.sources.layouts import require_folder
 from aga.data.splits import SplitConfig, SplitRow, assign_splits, patient_groups, separated_repeats
 from aga.data.studies import INFO_FILE, MANIFEST_FILE, REJECTS_FILE, DatasetInfo, ImageInfo
 from aga.errors import DataError
@@ -196,7 +198,7 @@ def check(source: Source, root: Path, config: PrepareConfig) -> list[Reject]:
     ledger, tally = Ledger(), _Tally()
     studies = (
         study if isinstance(study, Reject) else ledger.conflict(study) or study
-        for study in source.studies(root)
+        for study in read_studies(source, root)
     )
     for pair in progress(examine(studies, config.image, config.report), "rows"):
         tally.take(pair)
@@ -207,7 +209,7 @@ def check(source: Source, root: Path, config: PrepareConfig) -> list[Reject]:
 def _write_rows(source: Source, root: Path, folder: Path, config: PrepareConfig) -> _Tally:
     tally = _Tally()
     row_bytes = config.image.size**2 * config.image.channels
-    pairs = examine(_consistent(source.studies(root)), config.image, config.report)
+    pairs = examine(_consistent(read_studies(source, root)), config.image, config.report)
     with (
         ImageShardWriter(folder, config.shard, row_bytes) as images,
         ManifestWriter(folder) as manifest,

@@ -27,7 +27,7 @@ def main() -> None:
         generate(root, params.phantom, params.seed)
     else:
         root = Path(os.environ.get("AGA_REALDATA", "data/raw")) / name.replace("_", "-")
-    source = open_source(name, params.phantom, params.covid_chestxray, params.manifest)
+    source = open_source(name, params.source)
     prepare(source, root, home / "data/studies", params.prepare, params.seed, name)
     tokenize(home / "data/studies", home / "data/tokens", params.tokenizer)
 

@@ -45,7 +45,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
     home = tmp_path_factory.mktemp("phantom")
     params = validate(overlaid(read_yaml(PARAMS), PHANTOM), "the test")
     generate(home / "raw", params.phantom, params.seed)
-    source = open_source("phantom", params.phantom, params.covid_chestxray, params.manifest)
+    source = open_source("phantom", params.source)
     prepare(source, home / "raw", home / "data/studies", params.prepare, params.seed, "phantom")
     tokenize(home / "data/studies", home / "data/tokens", params.tokenizer)
     recipe = Recipe(**{name: getattr(params, name) for name in Recipe.model_fields})

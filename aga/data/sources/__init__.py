@@ -1,58 +1,85 @@
 """One module per raw layout, each a `Source`: raw rows in, `Study` or `Reject` out.
 
-To add one: write its module with a config class and a class that follows `base.Source`, name it in
-`SourceConfig` and `open_source`, and give it a block in `params.yaml`. Imports: `aga.errors`,
-`aga.config`, and `aga.data.schema` and `aga.data.images` of the layer above; never `prepare`.
+To add one: write its module with a class that follows `base.Source`, and name it in `SOURCES`. If
+it has settings, its config class becomes a field of `SourceConfig` and gets a block under `source`
+in `params.yaml`. Its section of docs/data.md, a fixture and a golden table are asked for by
+tests/data/sources/test_every_source.py. Imports: `aga.errors`, `aga.config`, and `aga.data.schema`
+and `aga.data.images` of the layer above; never `prepare`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from aga.config import Config
+from aga.data.schema import Reject, Study
 from aga.data.sources.base import Source
 from aga.data.sources.covid_chestxray import CovidChestxray, CovidChestxrayConfig
+from aga.data.sources.layouts import LayoutError, resembling
 from aga.data.sources.manifest import Manifest, ManifestConfig
-from aga.data.sources.phantom import Phantom, PhantomConfig
+from aga.data.sources.phantom import Phantom
 from aga.errors import ParamsError
 
-SourceName = Literal["phantom", "covid_chestxray", "manifest"]
+SOURCES: Mapping[str, type[Source]] = {
+    "covid_chestxray": CovidChestxray,
+    "manifest": Manifest,
+    "phantom": Phantom,
+}
+
+
+def _known(name: str) -> str:
+    if name not in SOURCES:
+        raise ValueError(f"there is no such source; allowed: {', '.join(SOURCES)}")
+    return name
 
 
 class SourceConfig(Config):
-    """Where the raw pairs come from.
+    """Where the raw pairs come from, and the settings of the sources that have any.
 
     Attributes:
-        name: Which layout.
+        name: Which source.
         root: The raw folder, relative to the params file's folder.
+        covid_chestxray: Which rows are used.
+        manifest: Which table holds the rows.
     """
 
-    name: SourceName
+    name: Annotated[str, AfterValidator(_known)]
     root: str = Field(min_length=1)
+    covid_chestxray: CovidChestxrayConfig
+    manifest: ManifestConfig
 
 
-def open_source(
-    name: str,
-    phantom: PhantomConfig,  # noqa: ARG001 (all sources are asked for in the same way)
-    covid_chestxray: CovidChestxrayConfig,
-    manifest: ManifestConfig,
-) -> Source:
-    """The source of a name, with its own config; the phantom's layout describes itself.
+def open_source(name: str, settings: SourceConfig) -> Source:
+    """The source of a name, with its own settings where it has any.
+
+    Args:
+        name: A key of `SOURCES`; need not be that of `settings`.
+        settings: The settings of all sources.
 
     Raises:
         ParamsError: There is no such source.
     """
-    if name == "phantom":
-        return Phantom()
-    if name == "covid_chestxray":
-        return CovidChestxray(covid_chestxray)
-    if name == "manifest":
-        return Manifest(manifest)
-    raise ParamsError(
-        "There is no such source",
-        where="source.name",
-        got=name,
-        expected="phantom, covid_chestxray or manifest",
-    )
+    if name not in SOURCES:
+        raise ParamsError(
+            "There is no such source", where="source.name", got=name, expected=", ".join(SOURCES)
+        )
+    source: Callable[..., Source] = SOURCES[name]
+    config = getattr(settings, name, None)
+    return source() if config is None else source(config)
+
+
+def read_studies(source: Source, root: Path) -> Iterator[Study | Reject]:
+    """The rows of `root`; where it is not the source's, the error says whose layout it has.
+
+    Raises:
+        LayoutError: `root` has no layout of this source.
+    """
+    try:
+        yield from source.studies(root)
+    except LayoutError as error:
+        known = (layout for one in SOURCES.values() for layout in one.LAYOUTS)
+        raise LayoutError(error.root, error.layouts, resembling(root, known)) from None

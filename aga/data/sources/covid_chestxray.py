@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,12 +20,11 @@ from pydantic import Field
 from aga.config import Config
 from aga.data.images import image_size
 from aga.data.schema import Region, Reject, Study
-from aga.data.sources.base import is_file, require_file
-from aga.data.sources.tables import Line, csv_columns, has_stray_bytes, read_csv, repair_stray_bytes
-from aga.errors import DataError
+from aga.data.sources.base import is_file
+from aga.data.sources.layouts import Layout, require_layout
+from aga.data.sources.tables import Line, has_stray_bytes, read_csv, repair_stray_bytes
 
 _log = logging.getLogger(__name__)
-_LAYOUT = "metadata.csv, images/ and, for regions, annotations/"
 _BOXES = Path("annotations") / "imageannotation_ai_lung_bounding_boxes.json"
 _COLUMNS = ("patientid", "offset", "finding", "view", "modality", "filename", "clinical_notes")
 _UNKNOWN = frozenset({"", "?", "todo", "unknown"})
@@ -77,6 +76,9 @@ class CovidChestxray:
         "arXiv 2006.11988 (2020); Cohen et al., arXiv 2003.11597 (2020)"
     )
     MAY_BE_SHOWN: ClassVar[bool] = False
+    LAYOUTS: ClassVar[Sequence[Layout]] = (
+        Layout("covid_chestxray", {"metadata.csv": _COLUMNS}, folders=("images",)),
+    )
 
     def __init__(self, config: CovidChestxrayConfig) -> None:
         self._config = config
@@ -85,18 +87,12 @@ class CovidChestxray:
         """Read `metadata.csv`; see `Source.studies`.
 
         Raises:
-            DataError: A file or a column of the layout is missing.
+            LayoutError: A file, a folder or a column of the layout is missing.
         """
-        table = root / "metadata.csv"
-        require_file(table, _LAYOUT)
-        missing = [name for name in _COLUMNS if name not in csv_columns(table)]
-        if missing:
-            raise DataError(
-                f"metadata.csv has no column {missing[0]}", where=table, expected=list(_COLUMNS)
-            )
+        require_layout(root, self.LAYOUTS)
         boxes = _read_boxes(root / _BOXES)
         repaired = 0
-        for line in read_csv(table):
+        for line in read_csv(root / "metadata.csv"):
             stray = any(has_stray_bytes(cell) for cell in line.cells.values())
             repaired += stray
             yield self._study(line, root, boxes, stray)

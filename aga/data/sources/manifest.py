@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -18,7 +18,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from aga.config import Config
 from aga.data.schema import Reject, Split, Study
-from aga.data.sources.base import is_file, require_file
+from aga.data.sources.base import is_file
+from aga.data.sources.layouts import Layout, page, require_layout
 from aga.data.sources.tables import csv_columns, has_stray_bytes, read_csv
 from aga.errors import DataError
 
@@ -107,6 +108,7 @@ class Manifest:
     LICENSE: ClassVar[str] = "as the owner of the data states"
     CITATION: ClassVar[str] = "as the owner of the data states"
     MAY_BE_SHOWN: ClassVar[bool] = False
+    LAYOUTS: ClassVar[Sequence[Layout]] = ()
 
     def __init__(self, config: ManifestConfig) -> None:
         self._table = config.table
@@ -125,7 +127,7 @@ class Manifest:
                 got=path.suffix or "no ending",
                 expected=", ".join(_FORMATS),
             )
-        require_file(path, f"{self._table}, as `manifest.table` in params.yaml names it")
+        require_layout(root, [Layout("manifest", files=(self._table,))])
         _require_columns(path)
         for number, cells in _records(path):
             location = f"{path.name}:{number}"
@@ -254,7 +256,7 @@ def _require_columns(path: Path) -> None:
             where=path,
             got=f"the columns {', '.join(sorted(columns))}" if columns else "no column",
             expected=f"{', '.join(_REQUIRED)}, and text, findings or impression",
-            fix="add the column, or rename the one that holds it",
+            fix=f"add the column, or rename the one that holds it; see {page('manifest')}",
         )
     unread = columns - set(ManifestRow.model_fields)
     if unread:

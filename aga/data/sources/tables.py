@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from aga.errors import DataError
 
 _STRAY_BYTES = re.compile("[\udc80-\udcff]+")
 _LONGEST_CELL = 16 * 2**20  # characters
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)  # of a .gz file
 
 
 @dataclass(frozen=True)
@@ -30,34 +34,50 @@ class Line:
 
 
 def read_csv(path: Path) -> Iterator[Line]:
-    """Read a comma-separated table with a header, one record at a time.
+    """Read a comma-separated table with a header, plain or `.gz`, one record at a time.
 
     Raises:
-        DataError: The table is empty or a quoted cell never ends.
+        DataError: The table is empty, is damaged, or a quoted cell never ends.
     """
     csv.field_size_limit(_LONGEST_CELL)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with _open_text(path) as file:
         records = csv.reader(file, strict=True)
-        header = next(records, None)
-        if header is None:
-            raise DataError("The table is empty", where=path, expected="a header line")
-        start = records.line_num + 1
+        start = 1
         try:
+            header = next(records, None)
+            if header is None:
+                raise DataError("The table is empty", where=path, expected="a header line")
+            start = records.line_num + 1
             for record in records:
                 if record:
                     cells = dict(zip(header, record, strict=False))
                     yield Line(start, cells, len(record) - len(header))
                 start = records.line_num + 1
-        except csv.Error as error:
+        except (csv.Error, *_DAMAGED) as error:
             raise DataError(
                 "The table cannot be read as CSV", where=f"{path}:{start}", got=str(error)
             ) from error
 
 
 def csv_columns(path: Path) -> list[str]:
-    """The header of a CSV table; empty for an empty file."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return next(csv.reader(file), [])
+    """The header of a CSV table, plain or `.gz`; empty for an empty file.
+
+    Raises:
+        DataError: The table is damaged.
+    """
+    with _open_text(path) as file:
+        try:
+            return next(csv.reader(file), [])
+        except (csv.Error, *_DAMAGED) as error:
+            raise DataError(
+                "The table cannot be read as CSV", where=f"{path}:1", got=str(error)
+            ) from error
+
+
+def _open_text(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def has_stray_bytes(text: str) -> bool:

@@ -168,7 +168,7 @@ def test_unread_columns_are_named(
 
 
 def test_a_missing_table_and_a_foreign_format(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"(?s)no pairs.csv.*manifest.table"):
+    with pytest.raises(DataError, match=r"(?s)no pairs.csv.*data.md#manifest"):
         read(tmp_path)
     with pytest.raises(DataError, match="no known format"):
         read(tmp_path, "pairs.xlsx")

@@ -1,0 +1,158 @@
+"""How a source knows its raw folder, and what is said where the folder is another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aga.data.sources.tables import csv_columns
+from aga.errors import DataError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file, folder or column of a layout, in words, and whether a raw folder has it.
+
+    Attributes:
+        words: `studies.csv`, `images/`, `column view`.
+        there: Whether it is there.
+        table: The table that should have the column, for a column.
+    """
+
+    words: str
+    there: bool
+    table: Path | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts of a raw folder without which its source cannot read it.
+
+    Names are paths below the root and may be patterns (`mimic-cxr-2.*-metadata.csv`); a table may
+    be there as `.gz` instead.
+
+    Attributes:
+        source: Name of the source; its section of docs/data.md explains the layout.
+        tables: Name of each CSV table to the columns that are read.
+        files: Other files.
+        folders: Folders that must be there.
+        images: Where the images lie, for the message where not one is there. They are rows, not
+            parts: a root without images still has this layout.
+    """
+
+    source: str
+    tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    images: str = ""
+
+    def parts(self, root: Path) -> Iterator[Part]:
+        """Each part, compared with what `root` holds."""
+        for name, columns in self.tables.items():
+            table = table_of(root, name)
+            yield Part(name, table.is_file())
+            if table.is_file():
+                found = csv_columns(table)
+                yield from (Part(f"column {one}", one in found, table) for one in columns)
+        for name in self.files:
+            yield Part(name, find(root, name) is not None)
+        for name in self.folders:
+            folder = find(root, name)
+            yield Part(f"{name}/", folder is not None and folder.is_dir())
+
+    def missing(self, root: Path) -> list[Part]:
+        """The parts that `root` lacks."""
+        return [part for part in self.parts(root) if not part.there]
+
+    def __str__(self) -> str:
+        tables = (f"{name} ({', '.join(columns)})" for name, columns in self.tables.items())
+        return "; ".join([*tables, *self.files, *(f"{name}/" for name in self.folders)])
+
+
+class LayoutError(DataError):
+    """A raw folder lacks a part of the layout that its source reads.
+
+    Args:
+        root: The raw folder.
+        layouts: The layouts that the source reads; the closest one is spoken of.
+        resembles: Other sources whose layout the folder has.
+    """
+
+    def __init__(
+        self, root: Path, layouts: Sequence[Layout], resembles: Sequence[str] = ()
+    ) -> None:
+        self.root, self.layouts = root, layouts
+        closest = min(layouts, key=lambda layout: len(layout.missing(root)))
+        part = closest.missing(root)[0]
+        hint = f"; the folder looks like {' or '.join(resembles)}" if resembles else ""
+        super().__init__(
+            f"{part.table.name if part.table else 'The raw folder'} has no {part.words}",
+            where=part.table or root,
+            got=_found(root, closest, part),
+            expected="; or else: ".join(map(str, layouts)),
+            fix=f"{page(closest.source)} explains this layout; `source` in params.yaml chooses"
+            f" folder and layout{hint}",
+        )
+
+
+def page(source: str) -> str:
+    """Where the documentation speaks of a source."""
+    return f"docs/data.md#{source}"
+
+
+def require_folder(root: Path) -> None:
+    """Refuse a raw folder that is not there.
+
+    Raises:
+        DataError: `root` is not a folder.
+    """
+    if not root.is_dir():
+        raise DataError(
+            "The raw folder of the source is missing",
+            where=root,
+            got="a file" if root.exists() else "nothing there",
+            expected="a folder",
+            fix="put the raw data there, or set `source.root` in params.yaml",
+        )
+
+
+def require_layout(root: Path, layouts: Sequence[Layout]) -> Layout:
+    """The first of a source's layouts that `root` has.
+
+    Raises:
+        DataError: There is no such folder.
+        LayoutError: It has none of them; names the missing part of the closest.
+    """
+    require_folder(root)
+    for layout in layouts:
+        if not layout.missing(root):
+            return layout
+    raise LayoutError(root, layouts)
+
+
+def resembling(root: Path, layouts: Iterable[Layout]) -> list[str]:
+    """Names of the sources with a layout that `root` has."""
+    return sorted({layout.source for layout in layouts if not layout.missing(root)})
+
+
+def find(root: Path, name: str) -> Path | None:
+    """What has that name or pattern below `root`; the last by name of several."""
+    exact = root / name
+    return exact if exact.exists() else max(root.glob(name), default=None)
+
+
+def table_of(root: Path, name: str) -> Path:
+    """The CSV table of that name or pattern below `root`, plain or as `.gz`, if it is there."""
+    return find(root, name) or find(root, f"{name}.gz") or root / name
+
+
+def _found(root: Path, layout: Layout, missing: Part) -> str:
+    """What is there, without the names that are no part of the layout: they may name patients."""
+    if missing.table is not None:
+        return f"the columns {', '.join(csv_columns(missing.table)) or '(none)'}"
+    entries = list(root.iterdir())
+    folders = sum(entry.is_dir() for entry in entries)
+    parts = [part.words for part in layout.parts(root) if part.there and part.table is None]
+    known = ", ".join(parts) or "none of this layout"
+    return f"{len(entries) - folders} files and {folders} folders, among them {known}"
