@@ -70,7 +70,8 @@ class PrepareSummary:
         linked_patients: Identifiers that share an image with another one, and so its split.
         splits: Size of each split.
         rejects: Rejected rows by reason.
-        sections: Used rows by the sections of the report that they use.
+        sections: Used rows by the part of the report that they use.
+        dropped_sentences: Sentences left out of the used texts, by entry of `drop_sentences`.
         repaired_rows: Used rows whose bytes were not UTF-8.
         lost_characters: Used rows in which U+FFFD marks a character lost before it came to us.
         sha256: Of the prepared content.
@@ -83,6 +84,7 @@ class PrepareSummary:
     splits: dict[Split, SplitCount]
     rejects: dict[str, int]
     sections: dict[str, int]
+    dropped_sentences: dict[str, int]
     repaired_rows: int
     lost_characters: int
     sha256: str
@@ -100,6 +102,7 @@ class _Tally:
     repeats: list[SplitRow] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     sections: Counter[str] = field(default_factory=Counter)
+    dropped_sentences: Counter[str] = field(default_factory=Counter)
     repaired_rows: int = 0
     lost_characters: int = 0
     _first: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -124,6 +127,7 @@ class _Tally:
         self._first[key] = study.location
         self.rows.append(row)
         self.sections[pair.report.section] += 1
+        self.dropped_sentences += pair.report.dropped
         self.repaired_rows += study.repaired
         self.lost_characters += _LOST in (study.report or "")
         return pair
@@ -268,6 +272,7 @@ def _summary(tally: _Tally, splits: list[Split], sha256: str) -> PrepareSummary:
         splits={split: SplitCount(counts[split], len(ids)) for split, ids in patients.items()},
         rejects=tally.reasons,
         sections=dict(sorted(tally.sections.items())),
+        dropped_sentences=dict(sorted(tally.dropped_sentences.items())),
         repaired_rows=tally.repaired_rows,
         lost_characters=tally.lost_characters,
         sha256=sha256,

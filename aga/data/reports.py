@@ -2,58 +2,79 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from aga.config import Config
+from aga.data.boilerplate import boilerplate
+from aga.data.cleaning import (
+    Deidentified,
+    Traced,
+    clean,
+    join,
+    says_something,
+    without_sentences,
+)
 from aga.data.schema import NO_REPORT
+from aga.data.sections import SPELLINGS, find_sections, last_paragraph
+from aga.data.sentences import sentence_spans
 
-WHOLE = "whole"
-
-_HEADINGS = {
-    "findings": ("findings", "finding", "observations"),
-    "impression": ("impression", "impressions", "conclusion", "conclusions", "opinion"),
-    "indication": ("indication", "indications", "clinical indication"),
-    "reason": ("reason for exam", "reason for examination", "reason for this examination"),
-    "history": ("history", "clinical history", "clinical information", "medical condition"),
-    "comparison": ("comparison", "comparisons", "comparison study"),
-    "technique": ("technique", "procedure", "procedure comments"),
-    "examination": ("examination", "exam", "type of exam", "study", "final report"),
-    "recommendation": ("recommendation", "recommendations"),
-    "notification": ("notification", "notifications", "wet read"),
-    "addendum": ("addendum",),
-}
-_COMBINED = ("findings and impression", "findings/impression", "impression and findings")
-
-# Names and dates taken out of shared reports: ___, XXXX, [** ... **].
-_MARKS = r"_{2,}|X{4,}|\[\*\*.*?\*\*\]"
-# The 1. of a list: at the start of a section or line, or between a sentence's end and a capital.
-_NUMBERING = r"^[ \t]*(?:\d{1,2}[.)]|[-*•])(?=\s)|(?<=[.!?;:]\s)\d{1,2}[.)](?=\s+[A-Z])"
-_AS_SPACE = re.compile(f"{_MARKS}|{_NUMBERING}|[\\x00-\\x1f\\x7f-\\x9f]", re.MULTILINE | re.DOTALL)
-_STOPS = ".,;:"
-# Byte-order mark, zero-width space, soft hyphen, and the mark of a character lost in transcoding.
-_INVISIBLE = frozenset("\ufeff\u200b\u00ad\ufffd")
+WHOLE, LAST_PARAGRAPH = "whole", "last_paragraph"
 
 
 class ReportConfig(Config):
-    """Which part of a report is used.
+    """Which part of a report is used, and how it is cleaned.
 
     Attributes:
-        sections: Used in this order, those that are there. A name that is not one of the known
-            English headings is looked for as it is spelled: `befund`.
-        fallback: Where none of them is there: use the `whole` report, or `reject` the row.
+        prefer: The first of these that a report has is used: sections joined by `+`, all of which
+            it must have; `last_paragraph`, the last one under no heading; or `whole`. A row with
+            none of them is rejected. A name that is not one of the known English sections is a
+            heading, looked for as it is spelled: `befund+beurteilung`.
+        deidentified: De-identification marks are dropped, or each becomes the token `[DEID]`.
+        drop_sentences: Sentences left out: the kinds `notification` and `attestation`, and any
+            phrases of your own.
         min_characters: Rows with less cleaned text are rejected.
     """
 
-    sections: tuple[str, ...] = Field(min_length=1)
-    fallback: Literal["whole", "reject"]
+    prefer: tuple[str, ...] = Field(min_length=1)
+    deidentified: Deidentified
+    drop_sentences: tuple[str, ...]
     min_characters: int = Field(ge=1)
+
+    @field_validator("prefer")
+    @classmethod
+    def _can_be_met(cls, prefer: tuple[str, ...]) -> tuple[str, ...]:
+        known = {spelled: name for name, all_ in SPELLINGS.items() for spelled in all_}
+        for entry in prefer:
+            names = _names(entry)
+            if not all(names) or len(set(names)) < len(names):
+                raise ValueError(f"{entry!r} is not section names joined by +, each once")
+            if len(names) > 1 and {WHOLE, LAST_PARAGRAPH} & set(names):
+                raise ValueError(f"{entry!r}: whole and last_paragraph stand alone")
+            for name in names:
+                if name not in SPELLINGS and name.casefold() in known:
+                    raise ValueError(f"the section {name!r} is called {known[name.casefold()]!r}")
+        if WHOLE in prefer[:-1] or len(set(prefer)) < len(prefer):
+            raise ValueError("nothing after `whole`, and nothing twice, is ever used")
+        return prefer
+
+    @field_validator("drop_sentences")
+    @classmethod
+    def _says_what(cls, phrases: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(phrase.strip() for phrase in phrases):
+            raise ValueError("a blank phrase is in every sentence")
+        return phrases
+
+    @property
+    def own_headings(self) -> tuple[str, ...]:
+        """The names of `prefer` that are headings as they are spelled."""
+        names = {name for entry in self.prefer for name in _names(entry)}
+        return tuple(sorted(names - SPELLINGS.keys() - {WHOLE, LAST_PARAGRAPH}))
 
 
 @dataclass(frozen=True)
@@ -61,17 +82,18 @@ class ParsedReport:
     """What is used of a report.
 
     Attributes:
-        text: Cleaned text: one space between words, no de-identification marks, no list numbers.
-            Empty where the report has nothing to use.
-        offsets: `text[i]` stands at `raw[offsets[i]]`; a space stands where the first of the white
-            space and marks that it replaces did. Offsets rise within a section.
-        section: The sections used, joined by `+`; `whole` for the fallback; empty where none can be
-            used; `none` where there is no report.
+        text: Cleaned text; see `cleaning.clean`. Empty where the report has nothing to use.
+        offsets: `text[i]` stands at `raw[offsets[i]]`; for what is not in the raw report, such as a
+            full stop behind a section, where it would stand. Offsets rise within a section.
+        section: The entry of `prefer` that is used; empty where none can be; `none` where there is
+            no report.
+        dropped: Sentences left out of it, by entry of `drop_sentences`.
     """
 
     text: str
     offsets: Int32[np.ndarray, "characters"]
     section: str
+    dropped: Counter[str] = field(default_factory=Counter)
 
 
 WITHOUT_REPORT = ParsedReport("", np.zeros(0, np.int32), NO_REPORT)
@@ -79,31 +101,22 @@ WITHOUT_REPORT = ParsedReport("", np.zeros(0, np.int32), NO_REPORT)
 
 
 def parse_report(raw: str, config: ReportConfig) -> ParsedReport:
-    """Take the configured sections out of a raw report and clean them.
+    """Take the preferred part out of a raw report and clean it.
 
-    A heading stands at the start of a line or of a sentence, in any case, before a colon; or alone
-    on its line. A section reaches to the next heading of any kind. Sections of the same name, as in
-    an addendum, are joined.
+    Sections of the same name, as in an addendum, are joined; a part that says nothing, or only what
+    is dropped, is not there.
 
     Args:
         raw: The report as the source gives it.
-        config: Which sections, and what to do without them.
+        config: Which part, and how it is cleaned.
     """
-    found = _sections(raw, config.sections)
-    parts: list[tuple[str, list[int]]] = []
-    used: list[str] = []
-    taken: set[int] = set()
-    for name in config.sections:
-        for number, (names, start, end) in enumerate(found):
-            cleaned = _clean(raw, start, end) if name in names and number not in taken else None
-            if cleaned and cleaned[0]:
-                taken.add(number)
-                parts.append(cleaned)
-                used += [] if name in used else [name]
-    if not parts and config.fallback == WHOLE:
-        says_something = any(_clean(raw, start, end)[0] for _, start, end in found)
-        parts, used = ([_clean(raw, 0, len(raw))], [WHOLE]) if says_something else ([], [])
-    return _joined(parts, "+".join(used))
+    for entry in config.prefer:
+        parts = _parts(raw, entry, config)
+        if parts:
+            text, offsets = join([part.traced for part in parts])
+            dropped = sum((part.dropped for part in parts), Counter[str]())
+            return ParsedReport(text, np.asarray(offsets, np.int32), entry, dropped)
+    return ParsedReport("", np.zeros(0, np.int32), "")
 
 
 def report_problem(raw: str, parsed: ParsedReport, config: ReportConfig) -> tuple[str, str] | None:
@@ -111,80 +124,60 @@ def report_problem(raw: str, parsed: ParsedReport, config: ReportConfig) -> tupl
     if not raw.strip():
         return "report empty", "no text"
     if not parsed.section:
-        if config.fallback == WHOLE:
-            return "report empty", "nothing but white space and marks"
-        return "section missing", f"none of {', '.join(config.sections)}"
+        if _parts(raw, WHOLE, config):
+            return "section missing", f"none of {', '.join(config.prefer)}"
+        return "report empty", "nothing but white space, headings, marks and dropped sentences"
     if len(parsed.text) < config.min_characters:
         detail = f"{len(parsed.text)} characters, fewer than {config.min_characters}"
         return "report too short", detail
     return None
 
 
-def _joined(parts: list[tuple[str, list[int]]], section: str) -> ParsedReport:
-    """Put parts behind each other; the space between two stands at the end of the first."""
-    text = " ".join(part for part, _ in parts)
-    offsets: list[int] = []
-    for _, part_offsets in parts:
-        offsets += offsets[-1:] + part_offsets
-    return ParsedReport(text, np.asarray(offsets, dtype=np.int32), section)
+class _Part(NamedTuple):
+    """A cleaned stretch of a report, and how many of its sentences were left out, by kind."""
+
+    traced: Traced
+    dropped: Counter[str]
+
+    @property
+    def is_said(self) -> bool:
+        """Whether there is anything but marks and stops."""
+        return says_something(self.traced[0])
 
 
-def _sections(raw: str, wanted: tuple[str, ...]) -> list[tuple[frozenset[str], int, int]]:
-    """(names, start, end) of each section's content in order; first, nameless, what is before."""
-    pattern, names = _heading_pattern(wanted)
-    starts: list[tuple[frozenset[str], int, int]] = [(frozenset(), 0, 0)]
-    for match in pattern.finditer(raw):
-        alone = match["colon"] is None
-        if alone and not match["name"][0].isupper():
-            continue  # the last word of a wrapped line, not a heading
-        starts.append((names[_spelling(match["name"])], match.start(), match.end()))
-    ends = [*(start for _, start, _ in starts[1:]), len(raw)]
-    return [(name, begin, end) for (name, _, begin), end in zip(starts, ends, strict=True)]
+def _parts(raw: str, entry: str, config: ReportConfig) -> list[_Part]:
+    """The parts of an entry of `prefer`, in its order; none where one of them says nothing."""
+    sections = find_sections(raw, config.own_headings)
+    if entry == WHOLE:  # headings alone say nothing
+        whole = _part(raw, (0, len(raw)), config)
+        content = any(_part(raw, (s.start, s.end), config).is_said for s in sections)
+        return [whole] if content and whole.is_said else []
+    if entry == LAST_PARAGRAPH:
+        span = last_paragraph(raw, sections)
+        part = _part(raw, span or (0, 0), config)
+        return [part] if part.is_said else []
+    parts: dict[tuple[int, int], _Part] = {}  # one heading may name two sections
+    for name in _names(entry):
+        spans = [(s.start, s.end) for s in sections if name in s.names]
+        found = {span: _part(raw, span, config) for span in spans}
+        said = {span: part for span, part in found.items() if part.is_said}
+        if not said:
+            return []
+        parts |= said
+    return list(parts.values())
 
 
-@lru_cache(maxsize=8)
-def _heading_pattern(wanted: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, frozenset[str]]]:
-    names = {_spelling(name): frozenset({name}) for name in wanted}
-    names |= {spelling: frozenset({name}) for name, all_ in _HEADINGS.items() for spelling in all_}
-    names |= dict.fromkeys(_COMBINED, frozenset({"findings", "impression"}))
-    longest_first = sorted(names, key=len, reverse=True)
-    spellings = "|".join(re.escape(name).replace(r"\ ", r"[ \t]+") for name in longest_first)
-    pattern = re.compile(
-        rf"(?:^[ \t>*#]*|(?<=[.!?;])\s+)(?P<name>{spellings})(?:[ \t*]*(?P<colon>:)\**|[ \t*]*$)",
-        re.IGNORECASE | re.MULTILINE,
-    )
-    return pattern, names
+def _part(raw: str, span: tuple[int, int], config: ReportConfig) -> _Part:
+    traced = clean(raw, *span, config.deidentified)
+    text = traced[0]
+    kinds = [
+        boilerplate(text[start:end], config.drop_sentences) for start, end in sentence_spans(text)
+    ]
+    if not any(kinds):
+        return _Part(traced, Counter())
+    left = without_sentences(traced, [kind is not None for kind in kinds])
+    return _Part(left, Counter(kind for kind in kinds if kind))
 
 
-def _spelling(name: str) -> str:
-    return " ".join(name.casefold().split())
-
-
-def _clean(raw: str, start: int, end: int) -> tuple[str, list[int]]:
-    """Cleaned text of `raw[start:end]` and the offset of each of its characters in `raw`."""
-    part = raw[start:end]
-    as_space = {at for mark in _AS_SPACE.finditer(part) for at in range(*mark.span())}
-    text: list[str] = []
-    offsets: list[int] = []
-    for at, character in enumerate(part):
-        if at in as_space or character.isspace():
-            if text and text[-1] != " ":
-                text.append(" ")
-                offsets.append(start + at)
-        elif character not in _INVISIBLE:
-            if _closes_up(part, at) and (not text or text[-1] == " "):
-                if not text or text[-2] in _STOPS:
-                    continue  # what it closed was taken out
-                text[-1], offsets[-1] = character, start + at
-            else:
-                text.append(character)
-                offsets.append(start + at)
-    if text and text[-1] == " ":
-        text.pop()
-        offsets.pop()
-    return "".join(text), offsets
-
-
-def _closes_up(part: str, at: int) -> bool:
-    """Whether the character is a mark that stands against the word before: `on ___ .`."""
-    return part[at] in _STOPS and (at + 1 == len(part) or part[at + 1].isspace())
+def _names(entry: str) -> list[str]:
+    return entry.split("+")

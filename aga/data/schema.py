@@ -102,7 +102,7 @@ MANIFEST = pa.schema(
         ("view", pa.string()),
         ("split", pa.string()),
         ("report", pa.large_string()),  # raw; null where the source has none
-        ("section", pa.string()),  # which sections of it were used, joined by '+'; NO_REPORT
+        ("section", pa.string()),  # which of prepare.report.prefer was used, or NO_REPORT
         ("text", pa.large_string()),  # cleaned, of those sections
         ("text_offsets", pa.large_list(pa.int32())),  # text[i] stands at report[text_offsets[i]]
         ("statement", pa.string()),

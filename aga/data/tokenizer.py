@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Int64
-from tokenizers import Encoding, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -59,15 +61,31 @@ class TokenizedText:
 
 
 def trained_tokenizer(
-    texts: Sequence[str], vocabulary: int, lowercase: bool, max_tokens: int
+    texts: Sequence[str],
+    vocabulary: int,
+    lowercase: bool,
+    max_tokens: int,
+    marks: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer trained on `texts`; equal arguments give equal saved bytes."""
+    """A WordPiece tokenizer trained on `texts`; equal arguments give equal saved bytes.
+
+    Each of `marks` is one token wherever it stands, and content, as a word is.
+    """
     roles = dict(zip(_ROLES, (PAD, UNK, CLS, SEP, MASK), strict=False))
-    return _wrap(train_wordpiece(texts, vocabulary, lowercase), roles, max_tokens)
+    for mark in marks:
+        texts = [text.replace(mark, " ") for text in texts]
+    backend = train_wordpiece(texts, vocabulary - len(marks), lowercase)
+    return _wrap(backend, roles, max_tokens, marks)
 
 
-def local_tokenizer(folder: Path, max_tokens: int) -> PreTrainedTokenizerFast:
+def local_tokenizer(
+    folder: Path, max_tokens: int, marks: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     """A tokenizer from a local folder; the network is never asked.
+
+    Each of `marks` is one token, as in `trained_tokenizer`. It takes the id of one of the tokens
+    that BERT's vocabularies keep unused, so that pretrained weights fit; a new one where there is
+    none.
 
     Raises:
         ParamsError: There is no such folder, it holds no fast tokenizer, the tokenizer has no
@@ -93,10 +111,11 @@ def local_tokenizer(folder: Path, max_tokens: int) -> PreTrainedTokenizerFast:
             got=max_tokens,
             expected=f"at most {tokenizer.model_max_length}",
         )
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend = _with_ids(tokenizer.backend_tokenizer.to_str(), marks)
     backend.no_padding()
     backend.no_truncation()
-    return _wrap(backend, {role: str(token) for role, token in roles.items() if token}, max_tokens)
+    named = {role: str(token) for role, token in roles.items() if token}
+    return _wrap(backend, named, max_tokens, marks)
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -188,7 +207,22 @@ def _tokenized(encoding: Encoding, text: str) -> TokenizedText:
     )
 
 
-def _wrap(backend: Tokenizer, roles: dict[str, str], max_tokens: int) -> PreTrainedTokenizerFast:
+def _with_ids(description: str, marks: Sequence[str]) -> Tokenizer:
+    """The tokenizer of a description, with the ids of unused pieces given to the marks."""
+    content = json.loads(description)
+    vocabulary = content["model"].get("vocab")
+    if isinstance(vocabulary, dict):
+        unused = [piece for piece in vocabulary if re.fullmatch(r"\[unused\d+\]", piece)]
+        for mark, piece in zip(marks, unused, strict=False):
+            vocabulary[mark] = vocabulary.pop(piece)
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def _wrap(
+    backend: Tokenizer, roles: dict[str, str], max_tokens: int, marks: Sequence[str]
+) -> PreTrainedTokenizerFast:
+    # Not `special`: `encode` takes special tokens that stand in a text for the characters they are.
+    backend.add_tokens([AddedToken(mark, normalized=False, special=False) for mark in marks])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=max_tokens,

@@ -25,6 +25,7 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
 from aga.config import Config
+from aga.data.cleaning import DEID
 from aga.data.files import replaced_folder
 from aga.data.progress import progress
 from aga.data.schema import SPLITS, TOKENS
@@ -115,7 +116,7 @@ def tokenize(studies: Path, out: Path, config: TokenizerConfig) -> TokenSummary:
     """
     dataset = StudyDataset.open(studies)
     reports = pa.table({name: dataset.column(name) for name in ("split", "text")})
-    tokenizer = _make_tokenizer(reports, config)
+    tokenizer = _make_tokenizer(reports, config, _marks(dataset))
     tally = _Tally(tokenizer.unk_token_id)
     with replaced_folder(out) as folder:
         tokenizer.save_pretrained(folder / "tokenizer")
@@ -249,9 +250,17 @@ class _Tally:
         )
 
 
-def _make_tokenizer(reports: pa.Table, config: TokenizerConfig) -> PreTrainedTokenizerFast:
+def _marks(studies: StudyDataset) -> tuple[str, ...]:
+    """What stands in the texts for something else and is one token."""
+    report = studies.info.config.get("report", {})
+    return (DEID,) if report.get("deidentified") == "token" else ()
+
+
+def _make_tokenizer(
+    reports: pa.Table, config: TokenizerConfig, marks: tuple[str, ...]
+) -> PreTrainedTokenizerFast:
     if config.path is not None:
-        return local_tokenizer(Path(config.path), config.max_tokens)
+        return local_tokenizer(Path(config.path), config.max_tokens, marks)
     training = reports.filter(pc.field("split") == "train")["text"].to_pylist()
     if not any(training):
         raise DataError(
@@ -259,7 +268,9 @@ def _make_tokenizer(reports: pa.Table, config: TokenizerConfig) -> PreTrainedTok
             fix="raise prepare.split.train, or set tokenizer.path to an existing tokenizer; images "
             "with labels alone need no tokens: run `python workflows/evaluate.py` on them",
         )
-    return trained_tokenizer(training, config.vocabulary, config.lowercase, config.max_tokens)
+    return trained_tokenizer(
+        training, config.vocabulary, config.lowercase, config.max_tokens, marks
+    )
 
 
 def _shard_bounds(studies: Path) -> Iterator[tuple[str, int, int]]:

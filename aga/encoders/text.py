@@ -187,7 +187,8 @@ def _check_fit(settings: Any, path: Path, vocabulary: int, max_tokens: int) -> N
             where=f"text_encoder.path: {path}",
             got=vocabulary,
             expected=f"at most {settings.vocab_size}",
-            fix="set tokenizer.path to the tokenizer that belongs to the text encoder",
+            fix="set tokenizer.path to the tokenizer that belongs to the text encoder; where that "
+            "has no unused id for [DEID], set prepare.report.deidentified to drop",
         )
     if max_tokens > settings.max_position_embeddings:
         raise ParamsError(

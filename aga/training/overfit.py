@@ -99,7 +99,7 @@ class Verdict:
         return f"""What it can mean:
 - Images unreadable: {self.images} of the {self.pairs} prepared images differ from each other. Are
   they blank, or cut wrongly (prepare.image)? A report page or workflows/explain.py shows them.
-- Reports alike: {self.texts} of the {self.pairs} texts differ. Does prepare.report.sections leave
+- Reports alike: {self.texts} of the {self.pairs} texts differ. Does prepare.report.prefer leave
   what the reports have to say, and tokenizer.max_tokens enough of it?
 - Labels shuffled: equal or nearly equal images with different reports cannot all be right.
 - Learning rate: where the loss hardly fell, optimizer.learning_rate is too low or too high; where

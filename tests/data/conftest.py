@@ -18,8 +18,9 @@ def prepare_config() -> PrepareConfig:
         {
             "image": {"size": 16, "mode": "grey", "fit": "pad"},
             "report": {
-                "sections": ["findings", "impression"],
-                "fallback": "whole",
+                "prefer": ["findings+impression", "findings", "impression", "whole"],
+                "deidentified": "drop",
+                "drop_sentences": ["notification", "attestation"],
                 "min_characters": 10,
             },
             "split": {"train": 0.7, "validation": 0.1, "test": 0.2, "fold": 0},

@@ -18,10 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
+from aga.data.cleaning import DEID
 from aga.data.schema import TOKENS
 from aga.data.shards import image_shards
 from aga.data.studies import StudyDataset
-from aga.data.tokenizer import encode, open_tokenizer, pad_tokens, trained_tokenizer
+from aga.data.tokenizer import (
+    encode,
+    local_tokenizer,
+    open_tokenizer,
+    pad_tokens,
+    trained_tokenizer,
+)
 from aga.data.tokens import TokenDataset, TokenizerConfig, tokenize
 from aga.data.wordpiece import SPECIAL_TOKENS
 from aga.errors import DataError, ParamsError
@@ -145,6 +152,59 @@ def test_a_special_token_written_in_a_report_is_only_text() -> None:
     inner = tokens.token_ids[1:-1]
     assert all(tokens.content[1:-1])
     assert not {tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.cls_token_id} & set(inner)
+
+
+# --- the mark of what was de-identified
+
+MARKED = ["seen by Dr. [DEID] on [DEID].", "no [DEID]change", "no change since [deid]"]
+
+
+def pieces_and_spans(tokenizer: PreTrainedTokenizerFast, text: str) -> list[tuple[str, str]]:
+    row = encode(tokenizer, [text], 40)[0]
+    pieces = tokenizer.convert_ids_to_tokens(row.token_ids)
+    placed = zip(pieces, row.starts, row.ends, row.content, strict=True)
+    return [(piece, text[start:end]) for piece, start, end, content in placed if content]
+
+
+def test_the_mark_is_one_token_of_a_trained_tokenizer(tmp_path: Path) -> None:
+    trained = trained_tokenizer(MARKED * 3, 100, True, 40, marks=(DEID,))
+    assert len(trained) <= 100
+    trained.save_pretrained(tmp_path)
+    for tokenizer in (trained, open_tokenizer(tmp_path)):
+        assert [pair for pair in pieces_and_spans(tokenizer, MARKED[0]) if DEID in pair] == [
+            (DEID, DEID)
+        ] * 2
+        assert (DEID, DEID) in pieces_and_spans(tokenizer, MARKED[1])
+        assert DEID not in dict(pieces_and_spans(tokenizer, MARKED[2]))
+        assert tokenizer.convert_tokens_to_ids(DEID) == len(tokenizer) - 1
+    other = trained_tokenizer(MARKED[:2] * 3, 100, True, 40, marks=(DEID,))
+    assert not {"[", "]"} & other.get_vocab().keys(), "the mark itself is not learned from"
+    assert DEID not in trained_tokenizer(MARKED * 3, 100, True, 40).get_vocab()
+
+
+def test_the_mark_takes_an_unused_id_of_a_given_tokenizer(tmp_path: Path) -> None:
+    words = [*SPECIAL_TOKENS, "[unused1]", "[unused2]", "seen", "by", "dr", ".", "on", "[", "]"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
+    plain = local_tokenizer(tmp_path / "bert", 40)
+    marked = local_tokenizer(tmp_path / "bert", 40, marks=(DEID,))
+    assert len(marked) == len(plain) == len(words)
+    assert marked.convert_tokens_to_ids(DEID) == plain.convert_tokens_to_ids("[unused1]") == 5
+    assert [piece for piece, _ in pieces_and_spans(marked, MARKED[0])] == (
+        ["seen", "by", "dr", ".", "[DEID]", "on", "[DEID]", "."]
+    )
+
+
+@pytest.mark.parametrize("deidentified", ["drop", "token"])
+def test_the_stage_makes_the_mark_a_token_where_the_studies_have_it(
+    tmp_path: Path, deidentified: str
+) -> None:
+    rows = [{"text": "Seen by [DEID].", "split": "train"}] * 3
+    report = {"report": {"deidentified": deidentified}}
+    studies = write_studies(tmp_path / "studies", rows, config=report)
+    tokenize(studies.folder, tmp_path / "tokens", CONFIG)
+    tokenizer = TokenDataset.open(tmp_path / "tokens", studies).tokenizer
+    assert (DEID in tokenizer.get_vocab()) == (deidentified == "token")
 
 
 # --- padding
