@@ -1,12 +1,8 @@
-"""Rows of a source, examined in parallel: image decoded and fitted, report parsed, or rejected."""
+"""One row of a source, examined: image decoded and fitted, report parsed; or rejected."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +17,7 @@ from aga.data.reports import (
 )
 from aga.data.schema import Reject, Study
 
-_WINDOW = 8  # rows in flight per thread: enough to keep all busy, few enough to hold in memory
+UNREADABLE = "image unreadable"
 
 
 @dataclass(frozen=True)
@@ -46,34 +42,15 @@ class PreparedPair:
 
 
 def examine(
-    studies: Iterable[Study | Reject], image: ImageConfig, report: ReportConfig
-) -> Iterator[PreparedPair | Reject]:
-    """Prepare every row on all cores, in the order in which it comes, in bounded memory.
-
-    Threads do: Pillow and NumPy let go of the interpreter lock while they compute.
-
-    Args:
-        studies: Rows of a source; rejects pass through.
-        image: Shape of the prepared images.
-        report: Which part of a report is used.
-    """
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pending: deque[Future[PreparedPair | Reject]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for study in studies:
-                pending.append(pool.submit(_examine_one, study, image, report))
-                if len(pending) >= _WINDOW * (threads or 1):
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _examine_one(
     study: Study | Reject, image: ImageConfig, report: ReportConfig
 ) -> PreparedPair | Reject:
+    """Prepare a row, or say why it cannot be used.
+
+    Args:
+        study: A row of a source; a reject passes through.
+        image: Shape of the prepared image.
+        report: Which part of the report is used.
+    """
     if isinstance(study, Reject):
         return study
     parsed = WITHOUT_REPORT
@@ -85,7 +62,7 @@ def _examine_one(
     try:
         original = decode_image(study.image)
     except ImageError as error:
-        return Reject(study.location, "image unreadable", error.problem, "image")
+        return Reject(study.location, UNREADABLE, error.problem, "image")
     if original.min() == original.max():
         return Reject(study.location, "image blank", "all pixels are equal", "image")
     prepared = np.ascontiguousarray(prepare_image(original, image)).tobytes()

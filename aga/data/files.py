@@ -13,6 +13,10 @@ from aga.errors import DataError
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
+class DiskFullError(DataError):
+    """There was no room for what was to be written."""
+
+
 @contextmanager
 def replaced_folder(out: Path) -> Iterator[Path]:
     """Build a folder beside `out` and put it in `out`'s place when the block ends well.
@@ -46,6 +50,38 @@ def replaced_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def working_folder(out: Path, key: str) -> Iterator[Path]:
+    """A folder beside `out` for finished pieces of it, which a killed or failed run leaves behind.
+
+    The next run with the same key finds them; another key's are removed. They are also removed when
+    the block ends well, or when the disk is full.
+
+    Args:
+        out: What is being made.
+        key: Stands for all that decides what the pieces are, but for their own content.
+
+    Yields:
+        The folder. It holds what it held when the last run with this key ended.
+    """
+    work = out.with_name(f".{out.name}.work")
+    folder = work / key
+    for other in work.glob("*"):
+        if other != folder:
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    done = False
+    try:
+        yield folder
+        done = True
+    except DiskFullError:
+        done = True
+        raise
+    finally:
+        if done or not any(folder.iterdir()):
+            shutil.rmtree(work)
+
+
+@contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
     """Turn "no space left on device" into an error that names the place and the space left."""
     try:
@@ -53,7 +89,7 @@ def disk_errors(where: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        raise DataError(
+        raise DiskFullError(
             "The disk is full; nothing was written",
             where=where,
             got=_free_space(where),

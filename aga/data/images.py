@@ -59,6 +59,11 @@ class ImageConfig(Config):
         """1 for grey, 3 for rgb."""
         return 1 if self.mode == "grey" else 3
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the pixels of one image."""
+        return self.size**2 * self.channels
+
 
 def image_size(path: Path) -> tuple[int, int] | None:
     """(height, width) in pixels as `decode_image` would give it, from the file's header alone.

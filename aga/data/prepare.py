@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from aga.config import Config
-from aga.data.examine import PreparedPair, examine
-from aga.data.files import replaced_folder
+from aga.data.assemble import RejectsWriter, Segment, write_images, write_manifest
+from aga.data.chunks import examined
+from aga.data.files import replaced_folder, working_folder
 from aga.data.images import ImageConfig
 from aga.data.ledger import Ledger
-from aga.data.manifest_file import ManifestWriter, complete_manifest
+from aga.data.parts import PARTIAL, Recipe, examined_facts, read_facts, write_part
 from aga.data.progress import progress
 from aga.data.reports import ReportConfig
-from aga.data.schema import REJECTS, SCHEMA_VERSION, SPLITS, Reject, Split, Study
-from aga.data.shards import ImageShardWriter, ShardConfig
+from aga.data.schema import SCHEMA_VERSION, SPLITS, Reject, Split, Study
+from aga.data.shards import ShardConfig
 from aga.data.sources import read_studies
 from aga.data.sources.base import Source
 from aga.data.sources.layouts import require_folder
-from aga.data.splits import SplitConfig, SplitRow, assign_splits, patient_groups, separated_repeats
-from aga.data.studies import INFO_FILE, MANIFEST_FILE, REJECTS_FILE, DatasetInfo, ImageInfo
+from aga.data.splits import SplitConfig, assign_splits, patient_groups, separated_repeats
+from aga.data.studies import INFO_FILE, DatasetInfo, ImageInfo
+from aga.data.tally import Tally
+from aga.data.workers import LocalWorkers, Workers
 from aga.errors import DataError
-
-_LOST = "\ufffd"
-_REPEATED = "repeated pair"
 
 
 class PrepareConfig(Config):
@@ -49,6 +50,11 @@ class PrepareConfig(Config):
     split: SplitConfig
     shard: ShardConfig
     max_reject_fraction: float = Field(ge=0, le=1)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What decides what becomes of a row on its own."""
+        return Recipe(self.image, self.report, self.shard.group_rows(self.image.row_bytes))
 
 
 @dataclass(frozen=True)
@@ -94,55 +100,19 @@ class PrepareSummary:
         return asdict(self)
 
 
-@dataclass
-class _Tally:
-    """What is remembered of the rows: no text, no pixels."""
-
-    rows: list[SplitRow] = field(default_factory=list)
-    repeats: list[SplitRow] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    sections: Counter[str] = field(default_factory=Counter)
-    dropped_sentences: Counter[str] = field(default_factory=Counter)
-    repaired_rows: int = 0
-    lost_characters: int = 0
-    _first: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def take(self, pair: PreparedPair | Reject) -> PreparedPair | None:
-        """Enter a row; give it back if it is to be written.
-
-        A row that repeats an earlier one's pixels and text adds nothing and is rejected; it still
-        links its patient to the other.
-        """
-        if isinstance(pair, Reject):
-            self.rejects.append(pair)
-            return None
-        study = pair.study
-        row = SplitRow(study.patient_id, pair.pixel_sha256, study.location, study.split)
-        key = (pair.pixel_sha256, pair.text_sha256)
-        if key in self._first:
-            detail = f"same image and text as {self._first[key]}"
-            self.rejects.append(Reject(study.location, _REPEATED, detail))
-            self.repeats.append(row)
-            return None
-        self._first[key] = study.location
-        self.rows.append(row)
-        self.sections[pair.report.section] += 1
-        self.dropped_sentences += pair.report.dropped
-        self.repaired_rows += study.repaired
-        self.lost_characters += _LOST in (study.report or "")
-        return pair
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Rejects by reason, most frequent first, then by name."""
-        counts = Counter(reject.reason for reject in self.rejects)
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
 def prepare(
-    source: Source, root: Path, out: Path, config: PrepareConfig, seed: int, source_name: str
+    source: Source,
+    root: Path,
+    out: Path,
+    config: PrepareConfig,
+    seed: int,
+    source_name: str,
+    workers: Workers | None = None,
 ) -> PrepareSummary:
-    """Prepare all rows of a source. Equal input gives equal bytes, on any number of cores.
+    """Prepare all rows of a source. Equal input gives equal bytes, whatever the workers.
+
+    Finished parts are kept beside `out` until all is done: after a kill, the same call goes on from
+    them.
 
     Args:
         source: Reads the raw folder.
@@ -151,45 +121,43 @@ def prepare(
         config: How.
         seed: Of the split.
         source_name: Written into `dataset.json`.
+        workers: Processes to work in; by default those of this machine.
 
     Raises:
         DataError: The raw data contradict themselves, too many rows are rejected, there are too
-            few patients for the splits, or the disk is full. Nothing is written then.
+            few patients for the splits, or the disk is full. `out` stays as it was then.
     """
     require_folder(root)
-    with replaced_folder(out) as folder:
-        tally = _write_rows(source, root, folder, config)
+    recipe = config.recipe
+    with (
+        _opened(workers) as processes,
+        working_folder(out, recipe.key) as work,
+        replaced_folder(out) as folder,
+    ):
+        parts = _write_parts(source, root, work, recipe, processes)
+        tally, segments = _tallied(parts, folder)
         _refuse_too_many_rejects(tally, config.max_reject_fraction)
         splits = assign_splits(tally.rows, tally.repeats, config.split, seed)
-        sha256 = complete_manifest(folder / MANIFEST_FILE, splits)
-        rejects = pa.Table.from_pylist([vars(one) for one in tally.rejects], schema=REJECTS)
-        pq.write_table(rejects, folder / REJECTS_FILE)
-        counts = Counter(splits)
-        size, image = config.image.size, config.image
-        info = DatasetInfo(
-            schema_version=SCHEMA_VERSION,
-            source=source_name,
-            licence=source.LICENSE,
-            citation=source.CITATION,
-            config=config.model_dump(mode="json"),
-            seed=seed,
-            rows=len(splits),
-            splits={split: counts[split] for split in SPLITS},
-            image=ImageInfo(size, size, image.channels, image.fit),
-            sha256=sha256,
-            may_be_shown=source.MAY_BE_SHOWN,
-        )
+        sha256 = write_manifest(folder, segments, splits)
+        row_bytes = config.image.row_bytes
+        shards = write_images(folder, segments, config.shard, row_bytes, processes)
+        for _ in progress(shards, "rows written", len(splits), size=int):
+            pass
+        info = _info(source, source_name, config, seed, splits, sha256)
         (folder / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
     return _summary(tally, splits, sha256)
 
 
-def check(source: Source, root: Path, config: PrepareConfig) -> list[Reject]:
+def check(
+    source: Source, root: Path, config: PrepareConfig, workers: Workers | None = None
+) -> list[Reject]:
     """Examine every row as `prepare` would, write nothing, and list all that is wrong.
 
     Args:
         source: Reads the raw folder.
         root: The raw folder.
         config: How rows would be prepared.
+        workers: Processes to work in; by default those of this machine.
 
     Returns:
         The rows that `prepare` would reject or refuse, with line, column and reason; rows that
@@ -199,31 +167,68 @@ def check(source: Source, root: Path, config: PrepareConfig) -> list[Reject]:
         DataError: The layout under `root` is not this source's.
     """
     require_folder(root)
-    ledger, tally = Ledger(), _Tally()
+    ledger, tally = Ledger(), Tally()
     studies = (
         study if isinstance(study, Reject) else ledger.conflict(study) or study
         for study in read_studies(source, root)
     )
-    for pair in progress(examine(studies, config.image, config.report), "rows"):
-        tally.take(pair)
+    bad: list[Reject] = []
+    with _opened(workers) as processes:
+        chunks = examined(processes, studies, config.recipe, examined_facts)
+        for chunk in progress(chunks, "rows", size=len):
+            bad += tally.take_all(chunk)[1]
     given = [row for row in (*tally.rows, *tally.repeats) if row.given is not None]
-    return [*tally.rejects, *separated_repeats(given)]
+    return [*bad, *separated_repeats(given)]
 
 
-def _write_rows(source: Source, root: Path, folder: Path, config: PrepareConfig) -> _Tally:
-    tally = _Tally()
-    row_bytes = config.image.size**2 * config.image.channels
-    pairs = examine(_consistent(read_studies(source, root)), config.image, config.report)
-    with (
-        ImageShardWriter(folder, config.shard, row_bytes) as images,
-        ManifestWriter(folder) as manifest,
-    ):
-        for examined in progress(pairs, "rows"):
-            pair = tally.take(examined)
-            if pair is not None:
-                images.add(pair.pixels)
-                manifest.add(pair)
-    return tally
+def _opened(workers: Workers | None) -> AbstractContextManager[Workers]:
+    return LocalWorkers() if workers is None else nullcontext(workers)
+
+
+def _write_parts(
+    source: Source, root: Path, work: Path, recipe: Recipe, workers: Workers
+) -> list[Path]:
+    for unfinished in work.glob(f"*{PARTIAL}"):
+        unfinished.unlink()
+    write = partial(write_part, folder=work)
+    parts = examined(workers, _consistent(read_studies(source, root)), recipe, write)
+    return list(progress(parts, "rows", size=lambda part: pq.read_metadata(part).num_rows))
+
+
+def _tallied(parts: Iterable[Path], folder: Path) -> tuple[Tally, list[Segment]]:
+    """Decide which rows are used, and write the others to the rejects."""
+    tally, segments = Tally(), []
+    with closing(RejectsWriter(folder)) as writer:
+        for part in parts:
+            kept, rejects = tally.take_all(read_facts(part))
+            segments.append(Segment(part, kept))
+            writer.add(rejects)
+    return tally, segments
+
+
+def _info(
+    source: Source,
+    source_name: str,
+    config: PrepareConfig,
+    seed: int,
+    splits: Sequence[Split],
+    sha256: str,
+) -> DatasetInfo:
+    counts = Counter(splits)
+    size, image = config.image.size, config.image
+    return DatasetInfo(
+        schema_version=SCHEMA_VERSION,
+        source=source_name,
+        licence=source.LICENSE,
+        citation=source.CITATION,
+        config=config.model_dump(mode="json"),
+        seed=seed,
+        rows=len(splits),
+        splits={split: counts[split] for split in SPLITS},
+        image=ImageInfo(size, size, image.channels, image.fit),
+        sha256=sha256,
+        may_be_shown=source.MAY_BE_SHOWN,
+    )
 
 
 def _consistent(studies: Iterator[Study | Reject]) -> Iterator[Study | Reject]:
@@ -242,14 +247,14 @@ def _consistent(studies: Iterator[Study | Reject]) -> Iterator[Study | Reject]:
 
 
 def _refuse_too_many_rejects(tally: _Tally, most: float) -> None:
-    rejected = len(tally.rejects)
+    rejected = tally.rejected
     rows = len(tally.rows) + rejected
     if tally.rows and rejected <= most * rows:
         return
-    reasons = ", ".join(f"{count} {reason}" for reason, count in tally.reasons.items())
+    reasons = ", ".join(f"{count} {why}" for why, count in tally.most_frequent_reasons().items())
     raise DataError(
         "Too many rows are rejected" if rows else "The source has no rows",
-        where=", ".join(reject.location for reject in tally.rejects[:5]) or None,
+        where=", ".join(tally.first_rejected) or None,
         got=f"{rejected} of {rows} rows: {reasons}" if rows else None,
         expected=f"at most {most:.0%}, prepare.max_reject_fraction, and a row to use",
         fix="`python workflows/prepare.py --check` lists each bad row",
@@ -265,12 +270,12 @@ def _summary(tally: _Tally, splits: list[Split], sha256: str) -> PrepareSummary:
     group_of = patient_groups([*tally.rows, *tally.repeats])
     group_sizes = Counter(group_of.values())
     return PrepareSummary(
-        rows=len(tally.rows) + len(tally.rejects),
+        rows=len(tally.rows) + tally.rejected,
         used=len(tally.rows),
         patients=len(used),
         linked_patients=sum(size for size in group_sizes.values() if size > 1),
         splits={split: SplitCount(counts[split], len(ids)) for split, ids in patients.items()},
-        rejects=tally.reasons,
+        rejects=tally.most_frequent_reasons(),
         sections=dict(sorted(tally.sections.items())),
         dropped_sentences=dict(sorted(tally.dropped_sentences.items())),
         repaired_rows=tally.repaired_rows,

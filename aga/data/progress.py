@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -15,7 +15,11 @@ Item = TypeVar("Item")
 
 
 def progress(
-    items: Iterable[Item], what: str, total: int | None = None, interval: float = 10.0
+    items: Iterable[Item],
+    what: str,
+    total: int | None = None,
+    interval: float = 10.0,
+    size: Callable[[Item], int] | None = None,
 ) -> Iterator[Item]:
     """Pass `items` through and show how many went by.
 
@@ -24,16 +28,23 @@ def progress(
         what: What the items are, in the plural: `rows`.
         total: How many there will be, where that is known.
         interval: Seconds between log lines where standard error is not a terminal.
+        size: How many an item stands for; one where it is not given.
 
     Yields:
         The items, unchanged.
     """
+    count_of = size or (lambda _: 1)
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, unit=f" {what}", leave=False)
+        with tqdm(total=total, unit=f" {what}", leave=False) as bar:
+            for item in items:
+                yield item
+                bar.update(count_of(item))
         return
     started = reported = time.monotonic()
-    for count, item in enumerate(items, start=1):
+    count = 0
+    for item in items:
         yield item
+        count += count_of(item)
         now = time.monotonic()
         if now - reported >= interval:
             of = "" if total is None else f" of {total}"

@@ -28,6 +28,10 @@ class ShardConfig(Config):
     rows: int = Field(gt=0)
     row_group_mib: int = Field(gt=0)
 
+    def group_rows(self, row_bytes: int) -> int:
+        """Rows of a row group, for rows of so many bytes of pixels."""
+        return max(1, self.row_group_mib * _MIB // row_bytes)
+
 
 def image_shards(folder: Path) -> list[Path]:
     """The pixel shards of a prepared folder, in row order."""
@@ -48,15 +52,16 @@ class ImageShardWriter:
         folder: Where the shards go.
         config: Where to cut.
         row_bytes: Pixel bytes of one row.
+        first: Number of the first row that is written; a shard begins with it.
     """
 
-    def __init__(self, folder: Path, config: ShardConfig, row_bytes: int) -> None:
+    def __init__(self, folder: Path, config: ShardConfig, row_bytes: int, first: int = 0) -> None:
         self._folder = folder
         self._shard_rows = config.rows
-        self._group_rows = max(1, config.row_group_mib * _MIB // row_bytes)
+        self._group_rows = config.group_rows(row_bytes)
         self._writer: pq.ParquetWriter | None = None
         self._pixels: list[bytes] = []
-        self._rows = 0
+        self._rows = first
 
     def add(self, pixels: bytes) -> None:
         """Append the pixels of the next row."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from raw_folders import Rows, noise_image, write_csv
 
 from aga.data.prepare import PrepareConfig
 from aga.data.sources.manifest import Manifest, ManifestConfig
+from aga.data.workers import LocalWorkers
 
 
 @pytest.fixture
@@ -64,6 +65,13 @@ def save_manifest(tmp_path: Path) -> Callable[[Rows], Path]:
         return root
 
     return save
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[LocalWorkers]:
+    """Processes that several tests share: they need not start anew."""
+    with LocalWorkers() as processes:
+        yield processes
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from aga.data.prepare import PrepareConfig, PrepareSummary, check, prepare
 from aga.data.schema import IMAGES, MANIFEST, REJECTS, SPLITS, TOKENS
 from aga.data.sources.manifest import Manifest, ManifestConfig
 from aga.data.studies import StudyDataset
+from aga.data.workers import LocalWorkers
 from aga.errors import DataError
 
 Make = Callable[[int], Rows]
@@ -28,11 +29,14 @@ Save = Callable[[Rows], Path]
 
 @pytest.fixture
 def run(
-    tmp_path: Path, manifest_source: Manifest, prepare_config: PrepareConfig
+    tmp_path: Path,
+    manifest_source: Manifest,
+    prepare_config: PrepareConfig,
+    workers: LocalWorkers,
 ) -> Callable[..., PrepareSummary]:
     def run(root: Path, out: Path | None = None, seed: int = 0) -> PrepareSummary:
         out = out or tmp_path / "studies"
-        return prepare(manifest_source, root, out, prepare_config, seed, "manifest")
+        return prepare(manifest_source, root, out, prepare_config, seed, "manifest", workers)
 
     return run
 
