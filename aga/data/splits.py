@@ -110,6 +110,9 @@ def assign_splits(
 ) -> list[Split]:
     """The split of each row: the source's own, or by the order of the patients' hashes.
 
+    Where the source gives splits but none for validation, its training patients are divided, in the
+    ratio of the shares of `train` and `validation`.
+
     Groups of patients are ordered by the SHA-256 of seed and group, and laid end to end; a group
     belongs to the split in whose share of the rows its middle lies. A fold turns them by its number
     times the share of the test split, the last becoming the first. The result depends on neither
@@ -128,7 +131,7 @@ def assign_splits(
     given = [row.given for row in rows if row.given is not None]
     if given:
         _refuse_bad_given(rows, links)
-        return given
+        return given if "validation" in given else _with_validation(rows, links, config, seed)
     group_of = patient_groups([*rows, *links])
     sizes = Counter(group_of[row.patient_id] for row in rows)
     split_of = _by_hash(sizes, config, seed)
@@ -154,12 +157,10 @@ def _by_hash(sizes: Counter[str], config: SplitConfig, seed: int) -> dict[str, S
         "train": Fraction(str(config.train)) * total,
         "validation": (1 - Fraction(str(config.test))) * total,
     }
-    order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
     turn = config.fold * Fraction(str(config.test)) * total
-    before, split_of = 0, {}
-    for group in order:
-        middle = (before + Fraction(sizes[group], 2) + turn) % total
-        before += sizes[group]
+    split_of = {}
+    for group, place in _places(sizes, seed).items():
+        middle = (place + turn) % total
         split: Split = "test"
         if middle < bounds["train"]:
             split = "train"
@@ -167,6 +168,32 @@ def _by_hash(sizes: Counter[str], config: SplitConfig, seed: int) -> dict[str, S
             split = "validation"
         split_of[group] = split
     return split_of
+
+
+def _places(sizes: Counter[str], seed: int) -> dict[str, Fraction]:
+    """Where the middle of each group lies when they are laid end to end in hashed order."""
+    order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+    before, places = 0, {}
+    for group in order:
+        places[group] = before + Fraction(sizes[group], 2)
+        before += sizes[group]
+    return places
+
+
+def _with_validation(
+    rows: Sequence[SplitRow], links: Sequence[SplitRow], config: SplitConfig, seed: int
+) -> list[Split]:
+    """The given splits, but for the training patients that become the validation split."""
+    group_of = patient_groups([*rows, *links])
+    sizes = Counter(group_of[row.patient_id] for row in rows if row.given == "train")
+    train, validation = Fraction(str(config.train)), Fraction(str(config.validation))
+    bound = train / (train + validation) * sum(sizes.values())
+    drawn = {group for group, place in _places(sizes, seed).items() if place >= bound}
+    return [
+        "validation" if row.given == "train" and group_of[row.patient_id] in drawn else row.given
+        for row in rows
+        if row.given is not None
+    ]
 
 
 def _refuse_bad_given(rows: Sequence[SplitRow], links: Sequence[SplitRow]) -> None:

@@ -79,6 +79,30 @@ def test_given_splits_are_kept() -> None:
     assert assign_splits(rows, [], SHARES, 0) == [SPLITS[n % 3] for n in range(9)]
 
 
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 90)), min_size=1), st.integers(0, 5))
+def test_validation_is_drawn_from_the_training_patients_where_none_is_given(
+    owned: list[tuple[int, int]], seed: int
+) -> None:
+    """Patients and images of odd numbers are the official test split."""
+    rows = [row(2 * p, 2 * i, "train") for p, i in owned] + [row(1, 1, "test"), row(3, 3, "test")]
+    splits = assign_splits(rows, [], SHARES, seed)
+    placed = list(zip(rows, splits, strict=True))
+    assert all((one.given == "test") == (split == "test") for one, split in placed)
+    for identity in ("patient_id", "pixel_sha256"):
+        found: dict[str, set[str]] = {}
+        for one, split in placed:
+            found.setdefault(getattr(one, identity), set()).add(split)
+        assert all(len(these) == 1 for these in found.values())
+
+
+def test_the_drawn_validation_has_its_share_of_the_official_training_split() -> None:
+    rows = [row(n // 2, n, "train" if n < 1600 else "test") for n in range(2000)]
+    splits = assign_splits(rows, [], SHARES, 0)
+    assert abs(splits.count("validation") - 200) <= 2, "0.1 / (0.7 + 0.1) of 1600"
+    assert splits.count("test") == 400
+    assert splits != assign_splits(rows, [], SHARES, 1)
+
+
 def test_given_splits_that_separate_an_image_are_an_error() -> None:
     rows = [row(1, "x", "train"), row(2, "y", "test"), row(3, "x", "test")]
     with pytest.raises(DataError, match=r"(?s)same image.*table.csv:3 .*table.csv:1 "):

@@ -24,7 +24,8 @@ class Line:
 
     Attributes:
         number: The line of the file on which the record starts; the header is line 1.
-        cells: Column name to text. Bytes that are not UTF-8 are surrogate escapes (PEP 383).
+        cells: Column name, without white space around it, to text. Bytes that are not UTF-8 are
+            surrogate escapes (PEP 383).
         surplus: How many cells the record has more than the header (negative: fewer).
     """
 
@@ -50,7 +51,7 @@ def read_csv(path: Path) -> Iterator[Line]:
             start = records.line_num + 1
             for record in records:
                 if record:
-                    cells = dict(zip(header, record, strict=False))
+                    cells = dict(zip(map(str.strip, header), record, strict=False))
                     yield Line(start, cells, len(record) - len(header))
                 start = records.line_num + 1
         except (csv.Error, *_DAMAGED) as error:
@@ -67,7 +68,7 @@ def csv_columns(path: Path) -> list[str]:
     """
     with _open_text(path) as file:
         try:
-            return next(csv.reader(file), [])
+            return [name.strip() for name in next(csv.reader(file), [])]
         except (csv.Error, *_DAMAGED) as error:
             raise DataError(
                 "The table cannot be read as CSV", where=f"{path}:1", got=str(error)
