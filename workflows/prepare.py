@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 from aga.command import load, option_parser, run, write_json
-from aga.data.prepare import check, prepare
+from aga.data.checking import look_through
+from aga.data.prepare import prepare
 from aga.data.sources import open_source
+from aga.data.sources.layouts import page
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,11 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
     root = options.root or home / params.source.root
     source = open_source(name, params.source)
     if options.check:
-        bad = check(source, root, params.prepare)
-        for row in bad:
+        found = look_through(source, root, params.prepare)
+        print(*found.lines(), sep="\n", file=sys.stderr)
+        found.refuse_without_images(root, name)
+        for row in found.bad:
             print(f"{row.location}: {row.column or 'row'}: {row.reason} ({row.detail})")
-        print(f"{len(bad)} bad rows", file=sys.stderr)
-        return 1 if bad else 0
+        if found.bad:
+            print(
+                f"{len(found.bad)} bad rows; {page(name)} says what belongs there", file=sys.stderr
+            )
+        return 1 if found.bad else 0
     summary = prepare(source, root, home / "data/studies", params.prepare, params.seed, name)
     write_json(home / "metrics/prepare.json", summary.to_metrics())
     return 0

@@ -16,6 +16,7 @@ from aga.data.reports import (
     report_problem,
 )
 from aga.data.schema import Reject, Study
+from aga.data.sources.base import is_file
 
 UNREADABLE = "image unreadable"
 
@@ -53,6 +54,8 @@ def examine(
     """
     if isinstance(study, Reject):
         return study
+    if not is_file(study.image):
+        return Reject(study.location, "image missing", "no such file", "image")
     parsed = WITHOUT_REPORT
     if study.report is not None:
         parsed = parse_report(study.report, report)

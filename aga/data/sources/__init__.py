@@ -21,12 +21,14 @@ from aga.data.sources.base import Source
 from aga.data.sources.covid_chestxray import CovidChestxray, CovidChestxrayConfig
 from aga.data.sources.layouts import LayoutError, resembling
 from aga.data.sources.manifest import Manifest, ManifestConfig
+from aga.data.sources.openi import Openi
 from aga.data.sources.phantom import Phantom
 from aga.errors import ParamsError
 
 SOURCES: Mapping[str, type[Source]] = {
     "covid_chestxray": CovidChestxray,
     "manifest": Manifest,
+    "openi": Openi,
     "phantom": Phantom,
 }
 

@@ -1,0 +1,120 @@
+"""A raw folder looked through before it is used: what is wrong with it, and how much is right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from aga.data.prepare import PrepareConfig, check
+from aga.data.reports import ReportConfig, parse_report, report_problem
+from aga.data.schema import Reject, Study
+from aga.data.sources.base import Source
+from aga.data.sources.layouts import Layout, page
+from aga.errors import DataError
+
+IMAGE_MISSING = "image missing"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a look through a raw folder found.
+
+    Attributes:
+        bad: The rows that `prepare` would reject or refuse.
+        rows: Rows of the source.
+        reports: Reports, one per study, by the sections that would be used, or by the reason why
+            none would.
+        images: Where the images of the layout lie; empty where the source does not say.
+    """
+
+    bad: Sequence[Reject]
+    rows: int
+    reports: dict[str, int]
+    images: str
+
+    @property
+    def usable(self) -> int:
+        """Rows with which nothing is wrong."""
+        return self.rows - len({reject.location for reject in self.bad})
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Bad rows by reason, most frequent first."""
+        return _ordered(Counter(reject.reason for reject in self.bad))
+
+    def lines(self) -> Iterator[str]:
+        """The counts, for a person."""
+        yield f"{self.rows} rows, {self.usable} of them usable"
+        yield from (f"  {count:>7} {reason}" for reason, count in self.reasons.items())
+        yield f"{sum(self.reports.values())} reports"
+        yield from (f"  {count:>7} {section}" for section, count in self.reports.items())
+
+    def refuse_without_images(self, root: Path, source_name: str) -> None:
+        """Say once, instead of row by row, that there are no images at all.
+
+        Raises:
+            DataError: No row can be used, and images are missing.
+        """
+        if self.usable == 0 and IMAGE_MISSING in self.reasons:
+            raise DataError(
+                "The images of the source are not there",
+                where=root,
+                got=f"{self.reasons[IMAGE_MISSING]} of {self.rows} rows name an image, none exists",
+                expected=self.images or "the images that the table names",
+                fix=f"put the images there; {page(source_name)} shows the layout",
+            )
+
+
+def look_through(source: Source, root: Path, config: PrepareConfig) -> Findings:
+    """Examine every row as `prepare` would, and count; nothing is written.
+
+    Args:
+        source: Reads the raw folder.
+        root: The raw folder.
+        config: How rows would be prepared.
+
+    Raises:
+        LayoutError: `root` has no layout of this source.
+    """
+    counted = _Counted(source, config.report)
+    bad = check(counted, root, config)
+    images = next((one.images for one in source.LAYOUTS if not one.missing(root)), "")
+    return Findings(bad, counted.rows, _ordered(counted.reports), images)
+
+
+class _Counted:
+    """A source whose rows and reports are counted as they pass."""
+
+    LICENSE: ClassVar[str] = ""
+    CITATION: ClassVar[str] = ""
+    MAY_BE_SHOWN: ClassVar[bool] = False
+    LAYOUTS: ClassVar[Sequence[Layout]] = ()
+
+    def __init__(self, source: Source, report: ReportConfig) -> None:
+        self._source, self._report = source, report
+        self._seen: set[str] = set()
+        self.rows = 0
+        self.reports: Counter[str] = Counter()
+
+    def studies(self, root: Path) -> Iterator[Study | Reject]:
+        """The rows of the source; see `Source.studies`."""
+        for row in self._source.studies(root):
+            self.rows += 1
+            if isinstance(row, Study) and row.study_id not in self._seen:
+                self._seen.add(row.study_id)
+                self.reports[self._section(row)] += 1
+            yield row
+
+    def _section(self, study: Study) -> str:
+        if study.report is None:
+            return "no report, labels only"
+        parsed = parse_report(study.report, self._report)
+        problem = report_problem(study.report, parsed, self._report)
+        return parsed.section if problem is None else problem[0]
+
+
+def _ordered(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

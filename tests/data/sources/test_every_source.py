@@ -1,0 +1,179 @@
+"""What is asked of every source, on a small folder in its owner's layout."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from trees import TREES, Tree
+
+from aga.data.schema import Reject
+from aga.data.sources import SOURCES, open_source, read_studies
+from aga.data.sources.base import Source
+from aga.data.sources.layouts import resembling
+from aga.data.studies import StudyDataset
+from aga.errors import DataError
+from aga.params import apply_overlay, load_params
+from workflows import prepare, tokenize_reports
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(params=sorted(TREES))
+def tree(request: pytest.FixtureRequest) -> Tree:
+    return TREES[request.param]
+
+
+@pytest.fixture
+def raw(tree: Tree, tmp_path: Path) -> Path:
+    root = tmp_path / "raw"
+    tree.build(root)
+    return root
+
+
+@pytest.fixture
+def home(tree: Tree, raw: Path) -> Path:
+    """A folder with params that read the tree in a second."""
+    shutil.copy(ROOT / "params.yaml", raw.parent)
+    overlay = {
+        "source": {"name": tree.source, "root": "raw", **tree.settings},
+        "prepare": {
+            "image": {"size": 16},
+            "split": {"train": 0.5, "validation": 0.25, "test": 0.25},
+        },
+        "tokenizer": {"vocabulary": 200},
+    }
+    apply_overlay(raw.parent / "params.yaml", overlay)
+    return raw.parent
+
+
+def source_at(home: Path) -> Source:
+    settings = load_params(home / "params.yaml").source
+    return open_source(settings.name, settings)
+
+
+def start(home: Path, *options: str) -> int:
+    return prepare.main(["--params", str(home / "params.yaml"), *options])
+
+
+def files_of(root: Path) -> Iterator[Path]:
+    yield from (path for path in sorted(root.rglob("*")) if path.is_file())
+
+
+def test_every_source_has_a_tree_and_a_section_of_the_documentation() -> None:
+    assert {tree.source for tree in TREES.values()} == set(SOURCES)
+    headings = {line.removeprefix("## ") for line in PAGE.splitlines() if line.startswith("## ")}
+    assert set(SOURCES) <= headings
+    for name, source in SOURCES.items():
+        assert f"| `{name}` |" in PAGE
+        assert source.LICENSE.strip()
+        assert source.CITATION.strip()
+        assert isinstance(source.MAY_BE_SHOWN, bool)
+        assert all(layout.source == name for layout in source.LAYOUTS)
+
+
+def test_the_rows_are_those_of_the_golden_table(
+    request: pytest.FixtureRequest, home: Path, golden
+) -> None:
+    rows = []
+    for row in read_studies(source_at(home), home / "raw"):
+        cells = asdict(row)
+        if not isinstance(row, Reject):
+            cells["image"] = row.image.relative_to(home / "raw").as_posix()
+        rows.append(
+            {name: cell for name, cell in cells.items() if cell not in (None, (), {}, False)}
+        )
+    golden(f"rows-{request.node.callspec.params['tree']}", rows)
+    assert 3 <= len({row["study_id"] for row in rows if "study_id" in row}) <= 8
+
+
+def test_the_folder_goes_through_the_line(home: Path, tree: Tree) -> None:
+    assert start(home) == 0
+    tokenize_reports.main(["--params", str(home / "params.yaml")])
+    assert any((home / "data/tokens").iterdir())
+    dataset = StudyDataset.open(home / "data/studies")
+    assert dataset.info.source == tree.source
+    assert dataset.info.licence == SOURCES[tree.source].LICENSE
+
+
+def test_a_file_that_is_gone_is_named_with_the_page(
+    home: Path, tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of the layout stops with its name; one of a row is that row's reject."""
+    page = f"docs/data.md#{tree.source}"
+    start(home, "--check")
+    rows = capsys.readouterr().out.splitlines()
+    for file in files_of(home / "raw"):
+        name = file.relative_to(home / "raw").as_posix()
+        aside = home / "aside"
+        file.rename(aside)
+        if name in tree.optional:
+            start(home, "--check")
+            assert capsys.readouterr().out.splitlines() == rows
+        else:
+            try:
+                assert start(home, "--check") == 1, name
+                out, err = capsys.readouterr()
+                told = "\n".join(set(out.splitlines()) - set(rows))
+                assert " missing " in told, (name, out)
+                assert page in err
+            except DataError as error:
+                assert page in str(error)
+                assert any(file.match(part) for part in str(error).split("\n")[0].split()), error
+        aside.rename(file)
+
+
+def test_a_column_that_is_gone_is_named_with_the_page(home: Path, tree: Tree) -> None:
+    source = source_at(home)
+    for layout in source.LAYOUTS:
+        if layout.missing(home / "raw"):
+            continue
+        for part in layout.parts(home / "raw"):
+            if part.table is None:
+                continue
+            column = part.words.removeprefix("column ")
+            whole = part.table.read_bytes()
+            _rename_column(part.table, column)
+            with pytest.raises(DataError) as raised:
+                list(read_studies(source, home / "raw"))
+            first = str(raised.value).split("\n")[0]
+            assert first == f"{part.table.name} has no column {column}"
+            assert f"docs/data.md#{tree.source}" in str(raised.value)
+            part.table.write_bytes(whole)
+
+
+def test_a_folder_without_images_is_one_error(home: Path, tree: Tree) -> None:
+    root = home / "raw"
+    for file in files_of(root):
+        if file.suffix in (".png", ".jpg", ".jpeg", ".dcm"):
+            file.unlink()
+    with pytest.raises(DataError, match=r"images|image") as raised:
+        start(home, "--check")
+    assert f"docs/data.md#{tree.source}" in str(raised.value)
+
+
+def test_a_layout_is_known_for_its_source_and_no_other(home: Path, tree: Tree) -> None:
+    layouts = [layout for source in SOURCES.values() for layout in source.LAYOUTS]
+    known = [tree.source] if SOURCES[tree.source].LAYOUTS else []
+    assert resembling(home / "raw", layouts) == known
+    for name, other in SOURCES.items():
+        if name != tree.source and other.LAYOUTS and known:
+            opened = open_source(name, load_params(home / "params.yaml").source)
+            with pytest.raises(DataError, match=f"the folder looks like {tree.source}"):
+                list(read_studies(opened, home / "raw"))
+
+
+def _rename_column(table: Path, column: str) -> None:
+    opened = gzip.open if table.suffix == ".gz" else open
+    with opened(table, "rt", newline="", encoding="utf-8-sig") as file:
+        header, *rows = csv.reader(file)
+    with opened(table, "wt", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([f"not_{name}" if name == column else name for name in header])
+        writer.writerows(rows)

@@ -1,0 +1,103 @@
+"""Small raw folders of every source, as their owners lay them out.
+
+A source is entered in `TREES` with the function that makes its folder; `test_every_source` asks the
+same of all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tree_of_openi
+from raw_folders import Rows, noise_image, write_csv
+
+from aga.data.sources.phantom import PhantomConfig, generate
+
+REPORT = "FINDINGS: Opacity number {} is seen at the left base.\nIMPRESSION: Pneumonia."
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A raw folder of three to eight studies.
+
+    Attributes:
+        source: Name of the source that reads it.
+        build: Makes it below a root.
+        settings: Of `source` in params.yaml, beside name and root.
+        optional: Files whose absence costs no row.
+    """
+
+    source: str
+    build: Callable[[Path], None]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+
+
+def covid_chestxray(root: Path) -> None:
+    rows: Rows = []
+    for number in range(4):
+        noise_image(root / f"images/{number}.png", number)
+        rows.append(
+            {
+                "patientid": f"{number}",
+                "offset": "3",
+                "finding": "COVID-19" if number % 2 else "No Finding",
+                "view": "PA",
+                "modality": "X-ray",
+                "filename": f"{number}.png",
+                "clinical_notes": f"Day {number}: opacities in the lower zones of both lungs.",
+            }
+        )
+    write_csv(root / "metadata.csv", rows)
+    boxes = {
+        "categories": [{"id": 1, "name": "Left Lung"}],
+        "images": [{"id": 1, "file_name": "1.png", "height": 40, "width": 30}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [3, 4, 10, 20]}],
+    }
+    (root / "annotations").mkdir()
+    file = root / "annotations/imageannotation_ai_lung_bounding_boxes.json"
+    file.write_text(json.dumps(boxes))
+
+
+def manifest(root: Path) -> None:
+    rows: Rows = []
+    for number in range(4):
+        noise_image(root / f"images/{number}.png", number)
+        rows.append(
+            {
+                "patient_id": f"P{number}",
+                "study_id": f"S{number}",
+                "image": f"images/{number}.png",
+                "text": REPORT.format(number),
+                "labels": {"opacity": 1, "nodule": None},
+            }
+        )
+    write_csv(root / "pairs.csv", rows)
+
+
+def phantom(root: Path) -> None:
+    config = PhantomConfig(
+        patients=4,
+        studies_per_patient=(1.0,),
+        size=64,
+        findings_per_study=(0.5, 0.5),
+        noise=0.03,
+        corrupt_fraction=0.0,
+    )
+    generate(root, config, seed=0)
+
+
+TREES: Mapping[str, Tree] = {
+    "covid_chestxray": Tree(
+        "covid_chestxray",
+        covid_chestxray,
+        optional=("annotations/imageannotation_ai_lung_bounding_boxes.json",),
+    ),
+    "manifest": Tree("manifest", manifest),
+    "openi-kaggle": Tree("openi", tree_of_openi.kaggle),
+    "openi-original": Tree("openi", tree_of_openi.original),
+    "phantom": Tree("phantom", phantom),
+}
