@@ -7,18 +7,20 @@ epoch by naming the step, and any number of processes or background threads give
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
+from aga.data.sampling import SamplingConfig, one_per_study, shown_tokens, study_numbers
 from aga.data.schema import Split
 from aga.data.splits import sample_rows
 from aga.data.studies import StudyDataset
@@ -79,14 +81,23 @@ class PairDataset:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, rows: Int64[np.ndarray, "B"]) -> PairBatch:
+    def batch(
+        self,
+        rows: Int64[np.ndarray, "B"],
+        shown: Sequence[Bool[np.ndarray, "_"]] | None = None,
+    ) -> PairBatch:
         """The pairs of these manifest rows, in this order, normalised and not augmented.
 
         Reports are padded to the longest of them, rounded up to a multiple of 8.
+
+        Args:
+            rows: Manifest rows.
+            shown: Per row, which of its tokens are shown; None shows all.
         """
+        kept: Sequence[Any] = [slice(None)] * len(rows) if shown is None else shown
         padded = pad_tokens(
-            [self.tokens.token_ids(row) for row in rows],
-            [self.tokens.sentences(row) for row in rows],
+            [self.tokens.token_ids(row)[of] for row, of in zip(rows, kept, strict=True)],
+            [self.tokens.sentences(row)[of] for row, of in zip(rows, kept, strict=True)],
             self.tokens.tokenizer.pad_token_id,
             self.tokens.record.max_tokens,
         )
@@ -95,6 +106,16 @@ class PairDataset:
             **vars(padded),
             rows=torch.from_numpy(np.array(rows)),
         )
+
+    @cached_property
+    def studies(self) -> Int64[np.ndarray, "N"]:
+        """The study of each of `rows`, as `study_numbers` counts them in the manifest."""
+        return study_numbers(self._studies.column("study_id").to_pylist()).take(self.rows)
+
+    @cached_property
+    def study_count(self) -> int:
+        """How many studies the pairs are of."""
+        return len(np.unique(self.studies))
 
     @cached_property
     def statements(self) -> Int64[np.ndarray, "N"]:
@@ -109,21 +130,49 @@ class EpochBatches:
     Args:
         dataset: The pairs.
         augmentation: How training images are changed.
+        sampling: What of a study an epoch of training shows.
         loader_workers: Background threads that prepare the next batches while the consumer
             computes; 0 prepares each batch when it is asked for. The batches are the same.
     """
 
     def __init__(
-        self, dataset: PairDataset, augmentation: AugmentationConfig, loader_workers: int
+        self,
+        dataset: PairDataset,
+        augmentation: AugmentationConfig,
+        sampling: SamplingConfig,
+        loader_workers: int,
     ) -> None:
         self._dataset = dataset
         self._augmentation = augmentation
+        self._sampling = sampling
         self._workers = loader_workers
 
     def steps_per_epoch(self, batch_size: int, train: bool) -> int:
         """Global batches of an epoch; training drops the last incomplete one."""
-        full, rest = divmod(len(self._dataset), batch_size)
+        full, rest = divmod(self._pairs(train), batch_size)
         return full if train or not rest else full + 1
+
+    def check_batch_size(self, batch_size: int, world_size: int) -> None:
+        """Refuse a training batch that an epoch or the processes cannot fill.
+
+        Raises:
+            DataError: An epoch has fewer pairs, or processes cannot share the batch evenly.
+        """
+        if batch_size > self._pairs(train=True):
+            each = "" if self._sampling.views == "all" else ", one pair per study"
+            raise DataError(
+                f"training.batch_size is more than an epoch of the {self._dataset.split} split has",
+                got=batch_size,
+                expected=f"at most {self._pairs(train=True)}{each}",
+                fix="lower training.batch_size, or prepare more pairs",
+            )
+        if batch_size % world_size:
+            raise DataError(
+                "training.batch_size cannot be shared evenly by the workers",
+                got=batch_size,
+                expected=f"a multiple of cluster.workers, {world_size}",
+                fix="change training.batch_size or cluster.workers",
+            )
 
     def batches(
         self,
@@ -140,8 +189,9 @@ class EpochBatches:
 
         Global batch `b` is `order[b * batch_size : (b + 1) * batch_size]`; rank `r` takes the
         `r`-th of `world_size` contiguous slices of it. Training shuffles, augments and drops the
-        last incomplete batch. Otherwise rows come in the manifest's order and all of them; a rank
-        whose slice of the last batch is empty gets one batch less.
+        last incomplete batch, and shows the views and sentences that the epoch draws. Otherwise
+        rows come in the manifest's order and all of them; a rank whose slice of the last batch is
+        empty gets one batch less.
 
         Args:
             epoch: Counted from 0.
@@ -156,39 +206,46 @@ class EpochBatches:
             Batches on the CPU, in pinned memory where there is a GPU.
 
         Raises:
-            DataError: The split has fewer pairs than a training batch, or processes cannot share a
-                training batch evenly.
+            DataError: See `check_batch_size`.
         """
+        order = self._dataset.rows
         if train:
-            self._check_batch_size(batch_size, world_size)
-        order = epoch_order(self._dataset.rows, seed, epoch) if train else self._dataset.rows
+            self.check_batch_size(batch_size, world_size)
+            order = epoch_order(self._drawn_rows(seed, epoch), seed, epoch)
         steps = range(start_step, self.steps_per_epoch(batch_size, train))
         slices = (rank_slice(order, step, batch_size, rank, world_size) for step in steps)
 
         def load(rows: Int64[np.ndarray, "B"]) -> PairBatch:
-            batch = self._dataset.batch(rows)
-            if train:
-                images = augment(batch.images, batch.rows, epoch, seed, self._augmentation)
-                batch = replace(batch, images=images)
-            return _pinned(batch)
+            if not train:
+                return _pinned(self._dataset.batch(rows))
+            batch = self._dataset.batch(rows, self._shown(rows, seed, epoch))
+            images = augment(batch.images, batch.rows, epoch, seed, self._augmentation)
+            return _pinned(replace(batch, images=images))
 
         return _in_order(load, (rows for rows in slices if len(rows)), self._workers)
 
-    def _check_batch_size(self, batch_size: int, world_size: int) -> None:
-        if batch_size > len(self._dataset):
-            raise DataError(
-                f"training.batch_size is more than the {self._dataset.split} split holds",
-                got=batch_size,
-                expected=f"at most {len(self._dataset)}",
-                fix="lower training.batch_size, or prepare more pairs",
-            )
-        if batch_size % world_size:
-            raise DataError(
-                "training.batch_size cannot be shared evenly by the workers",
-                got=batch_size,
-                expected=f"a multiple of cluster.workers, {world_size}",
-                fix="change training.batch_size or cluster.workers",
-            )
+    def _pairs(self, train: bool) -> int:
+        """How many pairs an epoch shows."""
+        one = train and self._sampling.views == "one_per_study"
+        return self._dataset.study_count if one else len(self._dataset)
+
+    def _drawn_rows(self, seed: int, epoch: int) -> Int64[np.ndarray, "S"]:
+        if self._sampling.views == "all":
+            return self._dataset.rows
+        return one_per_study(self._dataset.rows, self._dataset.studies, seed, epoch)
+
+    def _shown(
+        self, rows: Int64[np.ndarray, "B"], seed: int, epoch: int
+    ) -> list[Bool[np.ndarray, "_"]] | None:
+        at_most = self._sampling.sentences
+        if at_most is None:
+            return None
+        places = np.searchsorted(self._dataset.rows, rows)
+        studies = self._dataset.studies[places].tolist()
+        return [
+            shown_tokens(self._dataset.tokens.sentences(row), at_most, study, seed, epoch)
+            for row, study in zip(rows, studies, strict=True)
+        ]
 
 
 def epoch_order(rows: Int64[np.ndarray, "N"], seed: int, epoch: int) -> Int64[np.ndarray, "N"]:

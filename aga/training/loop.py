@@ -8,8 +8,8 @@
 
 A process is one of `world_size()`; all of them run this generator in step. There is no state of a
 random generator to save: dropout at a step is seeded by (seed, step, rank), order and augmentation
-by (seed, epoch, row). Stopping after any event and starting again from its state gives the same
-weights, to the bit on a CPU.
+by (seed, epoch, row), views and sentences by (seed, epoch, study). Stopping after any event and
+starting again from its state gives the same weights, to the bit on a CPU.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
@@ -29,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from aga.collectives import rank, world_size
 from aga.config import Config
 from aga.data.loader import EpochBatches, PairDataset
+from aga.data.sampling import SamplingConfig
 from aga.data.transforms import AugmentationConfig
 from aga.errors import AgaError
 from aga.model import AlignmentModel
@@ -69,6 +71,7 @@ class TrainingConfig(Config):
         precision: What the encoders compute in; weights and objectives stay in fp32.
         threads: CPU threads of a worker.
         augmentation: How training images are changed.
+        sampling: What of a study an epoch shows.
         loader_workers: Threads that prepare batches ahead; 0 prepares them in between.
         select: Which epoch is exported.
         patience: Epochs without a better one before training stops; 0 never stops early.
@@ -81,6 +84,7 @@ class TrainingConfig(Config):
     precision: Literal["fp32", "bf16"]
     threads: Annotated[int, Field(gt=0)]
     augmentation: AugmentationConfig
+    sampling: SamplingConfig
     loader_workers: Annotated[int, Field(ge=0)]
     select: SelectConfig
     patience: Annotated[int, Field(ge=0)]
@@ -129,10 +133,18 @@ class TrainingContext:
     seed: int
     device: torch.device
 
+    @cached_property
+    def batches(self) -> EpochBatches:
+        """The training batches of each epoch."""
+        config = self.config
+        return EpochBatches(
+            self.training, config.augmentation, config.sampling, config.loader_workers
+        )
+
     @property
     def steps_per_epoch(self) -> int:
         """Full batches of an epoch."""
-        return len(self.training) // self.config.batch_size
+        return self.batches.steps_per_epoch(self.config.batch_size, train=True)
 
     @property
     def total_steps(self) -> int:
@@ -291,11 +303,8 @@ def _share_buffers(network: nn.Module) -> None:
 
 
 def _training_batches(context: TrainingContext, step: int) -> Iterator[PairBatch]:
-    batches = EpochBatches(
-        context.training, context.config.augmentation, context.config.loader_workers
-    )
     epoch, start_step = divmod(step, context.steps_per_epoch)
-    return batches.batches(
+    return context.batches.batches(
         epoch=epoch,
         seed=context.seed,
         batch_size=context.config.batch_size,

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from aga.data.sampling import SamplingConfig
 from aga.data.studies import StudyDataset
 from aga.errors import ParamsError
 from aga.ranking import retrieval_hits
@@ -162,7 +163,7 @@ def overfit(recipe: Recipe, home: Path, pairs: int, device: str = "cpu") -> Verd
 
 
 def memorising(recipe: Recipe, pairs: int) -> Recipe:
-    """The same recipe for a few pairs: no augmentation, batches that they fill, enough epochs."""
+    """The same recipe for a few pairs: as they are, in batches that they fill, enough epochs."""
     training = recipe.training
     batch_size = min(training.batch_size, pairs)
     still = dict.fromkeys(type(training.augmentation).model_fields, 0.0)
@@ -171,6 +172,7 @@ def memorising(recipe: Recipe, pairs: int) -> Recipe:
         "batch_size": batch_size,
         "epochs": -(-STEPS // (pairs // batch_size)),
         "augmentation": training.augmentation.model_copy(update=still),
+        "sampling": SamplingConfig(views="all", sentences=None),
         "patience": 0,
     }
     return recipe.model_copy(update={"training": training.model_copy(update=changes)})

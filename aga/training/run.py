@@ -209,7 +209,7 @@ def build_context(
     if device.type == "cuda" and world_size() > 1:
         # Batch statistics of the global batch, so that the number of workers changes nothing.
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    return TrainingContext(
+    context = TrainingContext(
         network=network.to(device),
         training=training,
         validation=validation,
@@ -219,6 +219,8 @@ def build_context(
         seed=recipe.seed,
         device=device,
     )
+    context.batches.check_batch_size(recipe.training.batch_size, world_size())
+    return context
 
 
 def build_network(recipe: Recipe, data: RunData, home: Path) -> PairNetwork:

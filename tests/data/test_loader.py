@@ -22,6 +22,7 @@ from aga.data.loader import (
     rank_slice,
     training_transform,
 )
+from aga.data.sampling import SamplingConfig
 from aga.data.studies import StudyDataset
 from aga.data.tokens import TokenDataset, TokenizerConfig, tokenize
 from aga.data.transforms import AugmentationConfig, augment
@@ -31,6 +32,7 @@ from aga.pairs import PairBatch
 AUGMENTATION = AugmentationConfig(
     rotation=5.0, translation=0.04, scale=0.05, brightness=0.1, contrast=0.1, noise=0.02
 )
+EVERYTHING = SamplingConfig(views="all", sentences=None)
 TOKENIZER = TokenizerConfig(path=None, vocabulary=120, lowercase=True, max_tokens=30)
 
 
@@ -62,7 +64,12 @@ def held_out(studies: StudyDataset, tokens: TokenDataset, folder: Path) -> PairD
     return PairDataset(studies, tokens, "test", folder / "cache")
 
 
-def run(dataset: PairDataset, workers: int = 0, **changes: object) -> Iterator[PairBatch]:
+def run(
+    dataset: PairDataset,
+    workers: int = 0,
+    sampling: SamplingConfig = EVERYTHING,
+    **changes: object,
+) -> Iterator[PairBatch]:
     settings = {
         "epoch": 0,
         "seed": 0,
@@ -72,7 +79,7 @@ def run(dataset: PairDataset, workers: int = 0, **changes: object) -> Iterator[P
         "start_step": 0,
         "train": True,
     }
-    return EpochBatches(dataset, AUGMENTATION, workers).batches(**settings | changes)
+    return EpochBatches(dataset, AUGMENTATION, sampling, workers).batches(**settings | changes)
 
 
 def rows_of(batches: Iterator[PairBatch]) -> list[list[int]]:
@@ -244,7 +251,7 @@ def test_training_augments_and_evaluation_does_not(train: PairDataset) -> None:
 def test_training_drops_the_incomplete_batch_and_evaluation_keeps_it(
     train: PairDataset, held_out: PairDataset
 ) -> None:
-    batches = EpochBatches(train, AUGMENTATION, 0)
+    batches = EpochBatches(train, AUGMENTATION, EVERYTHING, 0)
     assert len(train) == 42
     assert (batches.steps_per_epoch(8, True), batches.steps_per_epoch(8, False)) == (5, 6)
     assert (batches.steps_per_epoch(42, True), batches.steps_per_epoch(42, False)) == (1, 1)
@@ -272,9 +279,9 @@ class CountedPairs(PairDataset):
 
     calls = 0
 
-    def batch(self, rows: np.ndarray) -> PairBatch:
+    def batch(self, rows: np.ndarray, shown: None = None) -> PairBatch:
         self.calls += 1
-        return super().batch(rows)
+        return super().batch(rows, shown)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -310,11 +317,11 @@ class BrokenPairs(PairDataset):
 
     calls = 0
 
-    def batch(self, rows: np.ndarray) -> PairBatch:
+    def batch(self, rows: np.ndarray, shown: None = None) -> PairBatch:
         self.calls += 1
         if self.calls == 3:
             raise DataError("The disk went away")
-        return super().batch(rows)
+        return super().batch(rows, shown)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -357,3 +364,88 @@ def test_orders_of_neighbouring_epochs_are_unrelated() -> None:
     orders = [epoch_order(rows, 0, epoch) for epoch in range(5)]
     for one, other in pairwise(orders):
         assert (one == other).mean() < 0.01
+
+
+# --- views and sentences of an epoch
+
+
+@pytest.fixture(scope="module")
+def with_views(tmp_path_factory: pytest.TempPathFactory) -> PairDataset:
+    """24 training studies of one to three images; reports of four sentences or fewer."""
+    folder = tmp_path_factory.mktemp("views")
+    rows = [row | {"split": "train"} for row in phantom_rows(24) for _ in range(3)]
+    studies = [f"s{number // 3}" for number in range(72)]
+    kept = [number for number in range(72) if number % 3 <= number // 3 % 3]
+    rows = [rows[number] | {"study_id": studies[number]} for number in kept]
+    write_studies(folder / "studies", rows)
+    tokenize(folder / "studies", folder / "tokens", TOKENIZER)
+    dataset = StudyDataset.open(folder / "studies")
+    tokens = TokenDataset.open(folder / "tokens", dataset)
+    return PairDataset(dataset, tokens, "train", folder / "cache")
+
+
+SAMPLED = SamplingConfig(views="one_per_study", sentences=2)
+
+
+def test_an_epoch_shows_one_view_of_each_study_and_other_epochs_others(
+    with_views: PairDataset,
+) -> None:
+    assert (len(with_views), with_views.study_count) == (48, 24)
+    steps = EpochBatches(with_views, AUGMENTATION, SAMPLED, 0).steps_per_epoch
+    assert (steps(8, True), steps(8, False)) == (3, 6)
+    epochs = []
+    for epoch in range(24):
+        rows = np.concatenate(rows_of(run(with_views, sampling=SAMPLED, epoch=epoch)))
+        assert sorted(with_views.studies[rows]) == sorted(set(with_views.studies))
+        epochs.append(set(rows.tolist()))
+    assert set().union(*epochs) == set(range(48)), "each view has its turn"
+
+
+def test_sampled_reports_hold_whole_sentences_of_theirs(with_views: PairDataset) -> None:
+    tokens = with_views.tokens
+    drawn: dict[int, set[tuple[int, ...]]] = {}
+    for epoch in range(6):
+        for batch in run(with_views, sampling=SAMPLED, epoch=epoch):
+            for index, row in enumerate(batch.rows.tolist()):
+                length = int(batch.attention_mask[index].sum())
+                ids, sentences = tokens.token_ids(row), tokens.sentences(row)
+                shown = np.isin(sentences, [-1, *batch.sentences[index, :length].tolist()])
+                assert batch.token_ids[index, :length].tolist() == ids[shown].tolist()
+                numbers = set(batch.sentences[index].tolist()) - {-1}
+                assert len(numbers) == min(2, len(set(sentences.tolist()) - {-1}))
+                study = int(with_views.studies[row])
+                drawn.setdefault(study, set()).add((epoch, *sorted(numbers)))
+            assert batch.token_ids.shape[1] % 8 == 0 or batch.token_ids.shape[1] == 30
+    assert all(len(choices) == 6 for choices in drawn.values()), "one choice per study and epoch"
+    long = drawn[max(drawn, key=lambda study: len({c[1:] for c in drawn[study]}))]
+    assert len({choice[1:] for choice in long}) > 1, "another one in another epoch"
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_sampled_epochs_resume_at_a_step_and_are_shared_by_processes(
+    with_views: PairDataset, workers: int
+) -> None:
+    whole = list(run(with_views, sampling=SAMPLED, epoch=2))
+    tail = list(run(with_views, workers, SAMPLED, epoch=2, start_step=1))
+    for one, other in zip(tail, whole[1:], strict=True):
+        assert_equal(one, other)
+    ranks = [
+        list(run(with_views, sampling=SAMPLED, epoch=2, rank=rank, world_size=2))
+        for rank in range(2)
+    ]
+    for step, batch in enumerate(whole):
+        assert torch.equal(torch.cat([one[step].rows for one in ranks]), batch.rows)
+        assert torch.equal(torch.cat([one[step].images for one in ranks]), batch.images)
+        lengths = torch.cat([one[step].attention_mask.sum(1) for one in ranks])
+        assert torch.equal(lengths, batch.attention_mask.sum(1))
+
+
+def test_evaluation_shows_every_view_and_sentence(with_views: PairDataset) -> None:
+    sampled = run(with_views, sampling=SAMPLED, train=False)
+    for one, other in zip(sampled, run(with_views, train=False), strict=True):
+        assert_equal(one, other)
+
+
+def test_a_batch_larger_than_the_studies_is_refused(with_views: PairDataset) -> None:
+    with pytest.raises(DataError, match=r"(?s)got: +25.*at most 24, one pair per study"):
+        run(with_views, sampling=SAMPLED, batch_size=25)

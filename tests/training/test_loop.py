@@ -82,13 +82,16 @@ def test_an_epochs_row_is_the_mean_of_its_steps(home: Path, tmp_path: Path) -> N
     assert all(math.isfinite(value) for value in row.values())
 
 
-@pytest.mark.parametrize("loader_workers", [0, 2])
+SAMPLED = {"views": "one_per_study", "sentences": 1}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"loader_workers": 0}, {"loader_workers": 2}, {"sampling": SAMPLED}]
+)
 def test_resuming_at_any_step_changes_no_bit(
-    home: Path, tmp_path: Path, loader_workers: int
+    home: Path, tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    recipe = small_recipe(
-        {"checkpoint": {"every_steps": 1}, "training": {"loader_workers": loader_workers}}
-    )
+    recipe = small_recipe({"checkpoint": {"every_steps": 1}, "training": settings})
     _, undisturbed = run(context_of(home, recipe), tmp_path)
     assert undisturbed.step == 9
     for step in range(1, 9):
