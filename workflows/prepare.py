@@ -1,4 +1,7 @@
-"""Stage `prepare`: the raw folder becomes data/studies/. With `--check`, only list its bad rows."""
+"""Stage `prepare`: the raw folder becomes data/studies/, here or on RAY_ADDRESS's cluster.
+
+With `--check`, only list its bad rows. After a kill the same command goes on from finished parts.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 
 from aga.command import load, option_parser, run, write_json
 from aga.data.checking import look_through
+from aga.data.cluster import open_workers
 from aga.data.prepare import prepare
 from aga.data.sources import open_source
 from aga.data.sources.layouts import page
@@ -36,7 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
                 f"{len(found.bad)} bad rows; {page(name)} says what belongs there", file=sys.stderr
             )
         return 1 if found.bad else 0
-    summary = prepare(source, root, home / "data/studies", params.prepare, params.seed, name)
+    out, config, seed = home / "data/studies", params.prepare, params.seed
+    with open_workers(home, root) as workers:
+        summary = prepare(source, root, out, config, seed, name, workers)
     write_json(home / "metrics/prepare.json", summary.to_metrics())
     return 0
 

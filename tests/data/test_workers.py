@@ -1,0 +1,102 @@
+"""Processes: order, errors that come back, a crash that is survived, and a real Ray."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from aga.data.cluster import open_workers
+from aga.data.sources.layouts import require_folder
+from aga.data.workers import LocalWorkers, WorkerDied, in_order
+from aga.errors import DataError
+
+
+def square(number: int) -> int:
+    time.sleep(0.02 * (number % 3))  # later items finish first
+    return number**2
+
+
+def fail(where: str) -> None:
+    raise DataError("It cannot be used", where=where, got="this")
+
+
+def crash() -> None:
+    ctypes.string_at(0)  # a segmentation fault
+
+
+def chatter() -> str:
+    os.write(1, b"what a library prints on file descriptor 1\n")
+    print("and by Python")
+    return "heard"
+
+
+def test_results_come_in_the_order_of_the_items(workers: LocalWorkers) -> None:
+    found = in_order(lambda number: workers.call(square, number), range(20), workers.count)
+    assert list(found) == [number**2 for number in range(20)]
+
+
+def test_few_items_are_drawn_ahead() -> None:
+    drawn = 0
+
+    def items() -> object:
+        nonlocal drawn
+        for number in range(1000):
+            drawn += 1
+            yield number
+
+    results = in_order(lambda number: number, items(), 2)
+    next(results)
+    assert drawn <= 5
+    results.close()
+
+
+def test_an_error_comes_back_as_it_was_raised(workers: LocalWorkers) -> None:
+    with pytest.raises(DataError, match=r"(?s)It cannot be used.*a\.csv:7.*this"):
+        workers.call(fail, "a.csv:7")
+    with pytest.raises(ZeroDivisionError):
+        workers.call(divmod, 1, 0)
+
+
+def test_what_a_library_prints_does_not_disturb_the_answers(workers: LocalWorkers) -> None:
+    assert [workers.call(chatter) for _ in range(3)] == ["heard"] * 3
+
+
+def test_a_crash_is_told_and_another_process_takes_the_place() -> None:
+    with LocalWorkers(1) as workers:
+        first = workers.call(os.getpid)
+        with pytest.raises(WorkerDied, match="-11"):
+            workers.call(crash)
+        assert workers.call(os.getpid) not in (first, os.getpid())
+
+
+def test_processes_end_with_their_context() -> None:
+    with LocalWorkers(2) as workers:
+        barrier = threading.Barrier(2)
+        found = in_order(lambda _: (barrier.wait(), workers.call(os.getpid))[1], range(2), 2)
+        pids = set(found)
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.slow
+def test_ray_workers_keep_the_same_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with open_workers(tmp_path) as workers:
+        assert workers.count >= 1
+        assert workers.call(divmod, 7, 2) == (3, 1)
+        with pytest.raises(DataError, match="raw folder of the source is missing"):
+            workers.call(require_folder, tmp_path / "nowhere")
+        with pytest.raises(WorkerDied):
+            workers.call(os._exit, 11)
+        assert workers.call(os.getpid) != os.getpid()
+        tmp_path.rename(tmp_path.with_name("elsewhere"))
+        with pytest.raises(DataError, match=r"(?s)does not see a folder.*storage that all nodes"):
+            workers.call(os.getpid)
