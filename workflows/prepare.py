@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         found = look_through(source, root, params.prepare)
         print(*found.lines(), sep="\n", file=sys.stderr)
-        found.refuse_without_images(root, name)
+        found.refuse_without_files(root, name)
         for row in found.bad:
             print(f"{row.location}: {row.column or 'row'}: {row.reason} ({row.detail})")
         if found.bad:

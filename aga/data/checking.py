@@ -16,6 +16,7 @@ from aga.data.sources.layouts import Layout, page
 from aga.errors import DataError
 
 IMAGE_MISSING = "image missing"
+REPORT_MISSING = "report missing"
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,21 @@ class Findings:
         yield f"{sum(self.reports.values())} reports"
         yield from (f"  {count:>7} {section}" for section, count in self.reports.items())
 
-    def refuse_without_images(self, root: Path, source_name: str) -> None:
-        """Say once, instead of row by row, that there are no images at all.
+    def refuse_without_files(self, root: Path, source_name: str) -> None:
+        """Say once, instead of row by row, that there are no images or no reports at all.
 
         Raises:
-            DataError: No row can be used, and images are missing.
+            DataError: No row can be used, and files are missing.
         """
-        if self.usable == 0 and IMAGE_MISSING in self.reasons:
-            raise DataError(
-                "The images of the source are not there",
-                where=root,
-                got=f"{self.reasons[IMAGE_MISSING]} of {self.rows} rows name an image, none exists",
-                expected=self.images or "the images that the table names",
-                fix=f"put the images there; {page(source_name)} shows the layout",
-            )
+        for what, reason in (("images", IMAGE_MISSING), ("reports", REPORT_MISSING)):
+            if self.usable == 0 and reason in self.reasons:
+                raise DataError(
+                    f"The {what} of the source are not there",
+                    where=root,
+                    got=f"none of {self.reasons[reason]} {what} that {self.rows} rows name",
+                    expected=(what == "images" and self.images) or f"the {what} of the layout",
+                    fix=f"put the {what} there; {page(source_name)} shows the layout",
+                )
 
 
 def look_through(source: Source, root: Path, config: PrepareConfig) -> Findings:

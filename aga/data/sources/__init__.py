@@ -21,6 +21,7 @@ from aga.data.sources.base import Source
 from aga.data.sources.covid_chestxray import CovidChestxray, CovidChestxrayConfig
 from aga.data.sources.layouts import LayoutError, resembling
 from aga.data.sources.manifest import Manifest, ManifestConfig
+from aga.data.sources.mimic_cxr import MimicCxr, MimicCxrConfig
 from aga.data.sources.openi import Openi
 from aga.data.sources.phantom import Phantom
 from aga.errors import ParamsError
@@ -28,6 +29,7 @@ from aga.errors import ParamsError
 SOURCES: Mapping[str, type[Source]] = {
     "covid_chestxray": CovidChestxray,
     "manifest": Manifest,
+    "mimic_cxr": MimicCxr,
     "openi": Openi,
     "phantom": Phantom,
 }
@@ -47,12 +49,14 @@ class SourceConfig(Config):
         root: The raw folder, relative to the params file's folder.
         covid_chestxray: Which rows are used.
         manifest: Which table holds the rows.
+        mimic_cxr: Whose labels are read.
     """
 
     name: Annotated[str, AfterValidator(_known)]
     root: str = Field(min_length=1)
     covid_chestxray: CovidChestxrayConfig
     manifest: ManifestConfig
+    mimic_cxr: MimicCxrConfig
 
 
 def open_source(name: str, settings: SourceConfig) -> Source:
@@ -83,5 +87,6 @@ def read_studies(source: Source, root: Path) -> Iterator[Study | Reject]:
     try:
         yield from source.studies(root)
     except LayoutError as error:
-        known = (layout for one in SOURCES.values() for layout in one.LAYOUTS)
+        others = (one for one in SOURCES.values() if not isinstance(source, one))
+        known = (layout for one in others for layout in one.LAYOUTS)
         raise LayoutError(error.root, error.layouts, resembling(root, known)) from None

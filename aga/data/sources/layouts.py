@@ -29,7 +29,7 @@ class Part:
 class Layout:
     """The parts of a raw folder without which its source cannot read it.
 
-    Names are paths below the root and may be patterns (`mimic-cxr-2.*-metadata.csv`); a table may
+    Names are paths below the root and may be patterns (`ecgen-radiology/*.xml`); a table may
     be there as `.gz` instead.
 
     Attributes:
@@ -56,10 +56,9 @@ class Layout:
                 found = csv_columns(table)
                 yield from (Part(f"column {one}", one in found, table) for one in columns)
         for name in self.files:
-            yield Part(name, find(root, name) is not None)
+            yield Part(name, any(path.is_file() for path in _matches(root, name)))
         for name in self.folders:
-            folder = find(root, name)
-            yield Part(f"{name}/", folder is not None and folder.is_dir())
+            yield Part(f"{name}/", any(path.is_dir() for path in _matches(root, name)))
 
     def missing(self, root: Path) -> list[Part]:
         """The parts that `root` lacks."""
@@ -136,15 +135,18 @@ def resembling(root: Path, layouts: Iterable[Layout]) -> list[str]:
     return sorted({layout.source for layout in layouts if not layout.missing(root)})
 
 
-def find(root: Path, name: str) -> Path | None:
-    """What has that name or pattern below `root`; the last by name of several."""
-    exact = root / name
-    return exact if exact.exists() else max(root.glob(name), default=None)
-
-
 def table_of(root: Path, name: str) -> Path:
-    """The CSV table of that name or pattern below `root`, plain or as `.gz`, if it is there."""
-    return find(root, name) or find(root, f"{name}.gz") or root / name
+    """The CSV table of that name or pattern below `root`, plain or as `.gz`; the last of several.
+
+    Where there is none, the path that it would have.
+    """
+    plain, packed = (max(_matches(root, one), default=None) for one in (name, f"{name}.gz"))
+    return plain or packed or root / name
+
+
+def _matches(root: Path, name: str) -> Iterator[Path]:
+    exact = root / name  # which may hold characters of patterns
+    return iter([exact]) if exact.exists() else root.glob(name)
 
 
 def _found(root: Path, layout: Layout, missing: Part) -> str:

@@ -14,11 +14,13 @@ from typing import Any, ClassVar
 
 from aga.data.schema import Reject, Study
 from aga.data.sources.layouts import Layout, page, require_layout
-from aga.data.sources.tables import has_stray_bytes, read_csv, repair_stray_bytes
+from aga.data.sources.records import Record, records
 from aga.errors import DataError
 
 _REPORTS, _PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
 _SECTIONS = ("comparison", "indication", "findings", "impression")
+_REPORT_COLUMNS = ("uid", "MeSH", *_SECTIONS)
+_PROJECTION_COLUMNS = ("uid", "filename", "projection")
 _XML_FOLDER = "ecgen-radiology"
 _UNINDEXED = frozenset({"no indexing", "technical quality of image unsatisfactory"})
 _NORMAL = "normal"
@@ -55,7 +57,7 @@ class Openi:
     MAY_BE_SHOWN: ClassVar[bool] = False
     KAGGLE: ClassVar[Layout] = Layout(
         "openi",
-        {_REPORTS: ("uid", "MeSH", *_SECTIONS), _PROJECTIONS: ("uid", "filename", "projection")},
+        {_REPORTS: _REPORT_COLUMNS, _PROJECTIONS: _PROJECTION_COLUMNS},
         images="images/images_normalized/*.png",
     )
     ORIGINAL: ClassVar[Layout] = Layout(
@@ -105,41 +107,37 @@ def report_text(sections: Mapping[str, str]) -> str:
 
 
 def _kaggle(root: Path) -> Iterator[Study | Reject]:
-    reports: dict[str, tuple[dict[str, str], bool]] = {}
-    for line in read_csv(root / _REPORTS):
-        stray = any(has_stray_bytes(cell) for cell in line.cells.values())
-        cells = {name: repair_stray_bytes(cell) for name, cell in line.cells.items()}
-        if line.surplus:
-            detail = f"{line.surplus:+d} against the header"
-            yield Reject(f"{_REPORTS}:{line.number}", "wrong number of columns", detail)
+    reports: dict[str, Record] = {}
+    for row in records(root / _REPORTS, _REPORT_COLUMNS, ("uid",)):
+        if isinstance(row, Reject):
+            yield row
         else:
-            reports[cells["uid"]] = cells, stray
+            reports[row.cells["uid"]] = row
     pictured = set()
-    for line in read_csv(root / _PROJECTIONS):
-        location = f"{_PROJECTIONS}:{line.number}"
-        if line.surplus:
-            detail = f"{line.surplus:+d} against the header"
-            yield Reject(location, "wrong number of columns", detail)
+    for row in records(root / _PROJECTIONS, _PROJECTION_COLUMNS, ("uid", "filename")):
+        if isinstance(row, Reject):
+            yield row
             continue
-        uid, filename = line.cells["uid"], line.cells["filename"]
-        if uid not in reports:
-            yield Reject(location, "report missing", f"no such uid in {_REPORTS}", "uid")
+        uid = row.cells["uid"]
+        report = reports.get(uid)
+        if report is None:
+            yield Reject(row.location, "report missing", f"no such uid in {_REPORTS}", "uid")
             continue
         pictured.add(uid)
-        cells, stray = reports[uid]
         yield Study(
             patient_id=uid,
             study_id=uid,
-            image=(root / "images" / "images_normalized" / filename).absolute(),
-            report=report_text(cells),
-            location=location,
-            view=line.cells["projection"] or None,
-            labels=mesh_labels(cells["MeSH"].split(";")),
-            repaired=stray,
+            image=(root / "images" / "images_normalized" / row.cells["filename"]).absolute(),
+            report=report_text(report.cells),
+            location=row.location,
+            view=row.cells["projection"] or None,
+            labels=mesh_labels(report.cells["MeSH"].split(";")),
+            repaired=report.repaired,
         )
-    for uid in reports:
+    for uid, report in reports.items():
         if uid not in pictured:
-            yield Reject(_REPORTS, "no image", f"no row of {_PROJECTIONS} has its uid", "uid")
+            detail = f"no row of {_PROJECTIONS} has its uid"
+            yield Reject(report.location, "no image", detail, "uid")
 
 
 def _original(root: Path) -> Iterator[Study | Reject]:

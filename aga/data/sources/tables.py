@@ -8,8 +8,8 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
 
 from aga.errors import DataError
 
@@ -75,7 +75,7 @@ def csv_columns(path: Path) -> list[str]:
             ) from error
 
 
-def _open_text(path: Path) -> TextIO:
+def _open_text(path: Path) -> TextIOWrapper:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")

@@ -7,21 +7,25 @@ import gzip
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from trees import TREES, Tree
 
+from aga.data.examine import examine
 from aga.data.schema import Reject
 from aga.data.sources import SOURCES, open_source, read_studies
 from aga.data.sources.base import Source
 from aga.data.sources.layouts import resembling
+from aga.data.sources.tables import csv_columns
 from aga.data.studies import StudyDataset
 from aga.errors import DataError
 from aga.params import apply_overlay, load_params
 from workflows import prepare, tokenize_reports
 
 ROOT = Path(__file__).parents[3]
+READS_DICOM = find_spec("aga.data.dicom") is not None
 PAGE = (ROOT / "docs/data.md").read_text(encoding="utf-8")
 
 
@@ -62,6 +66,16 @@ def start(home: Path, *options: str) -> int:
     return prepare.main(["--params", str(home / "params.yaml"), *options])
 
 
+def rejects_at(home: Path) -> set[Reject]:
+    """The rows that cannot be used, as `prepare --check` finds them."""
+    config = load_params(home / "params.yaml").prepare
+    rows = (
+        examine(row, config.image, config.report)
+        for row in read_studies(source_at(home), home / "raw")
+    )
+    return {row for row in rows if isinstance(row, Reject)}
+
+
 def files_of(root: Path) -> Iterator[Path]:
     yield from (path for path in sorted(root.rglob("*")) if path.is_file())
 
@@ -94,6 +108,8 @@ def test_the_rows_are_those_of_the_golden_table(
 
 
 def test_the_folder_goes_through_the_line(home: Path, tree: Tree) -> None:
+    if any(home.rglob("*.dcm")) and not READS_DICOM:
+        pytest.skip("DICOM files are not decoded yet")
     assert start(home) == 0
     tokenize_reports.main(["--params", str(home / "params.yaml")])
     assert any((home / "data/tokens").iterdir())
@@ -102,50 +118,45 @@ def test_the_folder_goes_through_the_line(home: Path, tree: Tree) -> None:
     assert dataset.info.licence == SOURCES[tree.source].LICENSE
 
 
-def test_a_file_that_is_gone_is_named_with_the_page(
-    home: Path, tree: Tree, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A file of the layout stops with its name; one of a row is that row's reject."""
-    page = f"docs/data.md#{tree.source}"
-    start(home, "--check")
-    rows = capsys.readouterr().out.splitlines()
+def test_a_file_that_is_gone_is_named(home: Path, tree: Tree) -> None:
+    """A file of the layout stops with its name and the page; one of a row is that row's reject."""
+    before = rejects_at(home)
     for file in files_of(home / "raw"):
         name = file.relative_to(home / "raw").as_posix()
-        aside = home / "aside"
-        file.rename(aside)
+        file.rename(home / "aside")
         if name in tree.optional:
-            start(home, "--check")
-            assert capsys.readouterr().out.splitlines() == rows
+            assert rejects_at(home) == before
         else:
             try:
-                assert start(home, "--check") == 1, name
-                out, err = capsys.readouterr()
-                told = "\n".join(set(out.splitlines()) - set(rows))
-                assert " missing " in told, (name, out)
-                assert page in err
+                told = rejects_at(home) - before
+                assert told, name
+                assert all(reject.reason.endswith(" missing") for reject in told), told
             except DataError as error:
-                assert page in str(error)
-                assert any(file.match(part) for part in str(error).split("\n")[0].split()), error
-        aside.rename(file)
+                first, *_, last = str(error).split("\n")
+                assert any(file.match(part) for part in first.replace(".csv", ".csv*").split()), error
+                assert f"docs/data.md#{tree.source}" in last
+        (home / "aside").rename(file)
 
 
 def test_a_column_that_is_gone_is_named_with_the_page(home: Path, tree: Tree) -> None:
-    source = source_at(home)
-    for layout in source.LAYOUTS:
-        if layout.missing(home / "raw"):
-            continue
-        for part in layout.parts(home / "raw"):
-            if part.table is None:
-                continue
-            column = part.words.removeprefix("column ")
-            whole = part.table.read_bytes()
-            _rename_column(part.table, column)
-            with pytest.raises(DataError) as raised:
-                list(read_studies(source, home / "raw"))
-            first = str(raised.value).split("\n")[0]
-            assert first == f"{part.table.name} has no column {column}"
-            assert f"docs/data.md#{tree.source}" in str(raised.value)
-            part.table.write_bytes(whole)
+    """Whatever column is not read may go; every other stops with its name."""
+    before = list(read_studies(source_at(home), home / "raw"))
+    named = 0
+    for table in files_of(home / "raw"):
+        if table.name.endswith((".csv", ".csv.gz")):
+            whole = table.read_bytes()
+            for column in csv_columns(table):
+                rename_column(table, column)
+                try:
+                    rows = list(read_studies(source_at(home), home / "raw"))
+                    assert rows == before or column in tree.optional, column
+                except DataError as error:
+                    first, *_, last = str(error).split("\n")
+                    assert f"has no column {column}" in first
+                    assert f"docs/data.md#{tree.source}" in last
+                    named += 1
+                table.write_bytes(whole)
+    assert named >= tree.columns
 
 
 def test_a_folder_without_images_is_one_error(home: Path, tree: Tree) -> None:
@@ -169,7 +180,7 @@ def test_a_layout_is_known_for_its_source_and_no_other(home: Path, tree: Tree) -
                 list(read_studies(opened, home / "raw"))
 
 
-def _rename_column(table: Path, column: str) -> None:
+def rename_column(table: Path, column: str) -> None:
     opened = gzip.open if table.suffix == ".gz" else open
     with opened(table, "rt", newline="", encoding="utf-8-sig") as file:
         header, *rows = csv.reader(file)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import tree_of_mimic_cxr
 import tree_of_openi
 from raw_folders import Rows, noise_image, write_csv
 
@@ -27,13 +28,15 @@ class Tree:
         source: Name of the source that reads it.
         build: Makes it below a root.
         settings: Of `source` in params.yaml, beside name and root.
-        optional: Files whose absence costs no row.
+        optional: Files and columns whose absence costs no row.
+        columns: How many columns its tables must have.
     """
 
     source: str
     build: Callable[[Path], None]
     settings: Mapping[str, object] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
+    columns: int = 3
 
 
 def covid_chestxray(root: Path) -> None:
@@ -96,8 +99,12 @@ TREES: Mapping[str, Tree] = {
         covid_chestxray,
         optional=("annotations/imageannotation_ai_lung_bounding_boxes.json",),
     ),
-    "manifest": Tree("manifest", manifest),
+    "mimic_cxr-jpg-2.0.0": Tree("mimic_cxr", tree_of_mimic_cxr.jpg),
+    "mimic_cxr-dicom-2.1.0": Tree(
+        "mimic_cxr", tree_of_mimic_cxr.dicom, {"mimic_cxr": {"labels": "negbio"}}
+    ),
+    "manifest": Tree("manifest", manifest, optional=("labels",)),
     "openi-kaggle": Tree("openi", tree_of_openi.kaggle),
-    "openi-original": Tree("openi", tree_of_openi.original),
+    "openi-original": Tree("openi", tree_of_openi.original, columns=0),
     "phantom": Tree("phantom", phantom),
 }
