@@ -73,4 +73,4 @@ def _harmless(workers: Workers, row: Study | Reject, recipe: Recipe) -> Study | 
 
 
 def _try(row: Study | Reject, recipe: Recipe) -> None:
-    examine(row, recipe.image, recipe.report)
+    examine(row, recipe.image, recipe.report, recipe.views)

@@ -17,6 +17,7 @@ from aga.data.reports import (
 )
 from aga.data.schema import Reject, Study
 from aga.data.sources.base import is_file
+from aga.data.views import ViewsConfig, view_problem
 
 UNREADABLE = "image unreadable"
 
@@ -43,7 +44,7 @@ class PreparedPair:
 
 
 def examine(
-    study: Study | Reject, image: ImageConfig, report: ReportConfig
+    study: Study | Reject, image: ImageConfig, report: ReportConfig, views: ViewsConfig
 ) -> PreparedPair | Reject:
     """Prepare a row, or say why it cannot be used.
 
@@ -51,17 +52,13 @@ def examine(
         study: A row of a source; a reject passes through.
         image: Shape of the prepared image.
         report: Which part of the report is used.
+        views: Which views are used.
     """
     if isinstance(study, Reject):
         return study
-    if not is_file(study.image):
-        return Reject(study.location, "image missing", "no such file", "image")
-    parsed = WITHOUT_REPORT
-    if study.report is not None:
-        parsed = parse_report(study.report, report)
-        problem = report_problem(study.report, parsed, report)
-        if problem is not None:
-            return Reject(study.location, *problem, column="report")
+    parsed = _before_decoding(study, report, views)
+    if isinstance(parsed, Reject):
+        return parsed
     try:
         original = decode_image(study.image)
     except ImageError as error:
@@ -77,3 +74,18 @@ def examine(
         pixel_sha256=hashlib.sha256(prepared).hexdigest(),
         text_sha256=hashlib.sha256(parsed.text.encode()).hexdigest(),
     )
+
+
+def _before_decoding(
+    study: Study, report: ReportConfig, views: ViewsConfig
+) -> ParsedReport | Reject:
+    left_out = view_problem(study.view, views)
+    if left_out is not None:
+        return Reject(study.location, *left_out, column="view")
+    if not is_file(study.image):
+        return Reject(study.location, "image missing", "no such file", "image")
+    if study.report is None:
+        return WITHOUT_REPORT
+    parsed = parse_report(study.report, report)
+    problem = report_problem(study.report, parsed, report)
+    return parsed if problem is None else Reject(study.location, *problem, column="report")

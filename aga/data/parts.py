@@ -26,6 +26,7 @@ from aga.data.images import ImageConfig
 from aga.data.reports import ReportConfig
 from aga.data.schema import IMAGES, MANIFEST, REJECTS, Reject, Study
 from aga.data.splits import SplitRow
+from aga.data.views import View, ViewsConfig, normal_view
 
 _MADE_LATER = ("row",)  # a row's number is known when all parts before it are
 PARTIAL = ".partial"
@@ -52,18 +53,21 @@ class Recipe:
     Attributes:
         image: Shape of the prepared images.
         report: Which part of a report is used.
+        views: Which views are used.
         group_rows: Rows of pixels that are held in memory.
     """
 
     image: ImageConfig
     report: ReportConfig
+    views: ViewsConfig
     group_rows: int
 
     @property
     def key(self) -> str:
         """A hash that another recipe, other code or other libraries change."""
-        parts = [self.image.model_dump_json(), self.report.model_dump_json(), str(self.group_rows)]
-        return _sha256(*parts, _code_sha256(), *_versions())[:16]
+        settings = (self.image, self.report, self.views)
+        parts = [config.model_dump_json() for config in settings]
+        return _sha256(*parts, str(self.group_rows), _code_sha256(), *_versions())[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class RowFacts:
 
     Attributes:
         split_row: What splitting needs.
+        study_id: The source's study identifier.
+        view: The projection, by one set of names.
         text_sha256: Of the used text.
         section: The part of the report that it uses.
         dropped: Sentences left out of that, by what was to be dropped.
@@ -80,6 +86,8 @@ class RowFacts:
     """
 
     split_row: SplitRow
+    study_id: str
+    view: View | None
     text_sha256: str
     section: str
     dropped: Mapping[str, int]
@@ -106,7 +114,10 @@ def write_part(rows: Sequence[Study | Reject], recipe: Recipe, folder: Path) -> 
         with partial.open("wb") as file:
             with pq.ParquetWriter(file, PART, compression="zstd", use_dictionary=False) as writer:
                 for group in _grouped(rows, recipe.group_rows):
-                    table = [_part_row(examine(row, recipe.image, recipe.report)) for row in group]
+                    table = [
+                        _part_row(examine(row, recipe.image, recipe.report, recipe.views))
+                        for row in group
+                    ]
                     writer.write_table(pa.Table.from_pylist(table, schema=PART))
             file.flush()
             os.fsync(file.fileno())
@@ -118,7 +129,7 @@ def write_part(rows: Sequence[Study | Reject], recipe: Recipe, folder: Path) -> 
 
 def examined_facts(rows: Sequence[Study | Reject], recipe: Recipe) -> list[RowFacts | Reject]:
     """Examine rows and keep nothing but their facts."""
-    table = (examine(row, recipe.image, recipe.report) for row in rows)
+    table = (_examined(row, recipe) for row in rows)
     return [one if isinstance(one, Reject) else _facts(_part_row(one)) for one in table]
 
 
@@ -126,6 +137,7 @@ def read_facts(part: Path) -> Iterator[RowFacts | Reject]:
     """The facts of a part's rows, in their order."""
     columns = [
         *("location", "patient_id", "split", "pixel_sha256", "text_sha256", "section"),
+        *("study_id", "view"),
         *("dropped", "repaired", "lost", "column", "reason", "detail"),
     ]
     for row in pq.read_table(part, columns=columns).to_pylist():
@@ -170,6 +182,10 @@ def _grouped(rows: Sequence[Study | Reject], group_rows: int) -> Iterator[Sequen
         yield rows[first : first + group_rows]
 
 
+def _examined(row: Study | Reject, recipe: Recipe) -> PreparedPair | Reject:
+    return examine(row, recipe.image, recipe.report, recipe.views)
+
+
 def _part_row(examined: PreparedPair | Reject) -> dict[str, Any]:
     if isinstance(examined, Reject):
         return vars(examined)
@@ -179,7 +195,8 @@ def _part_row(examined: PreparedPair | Reject) -> dict[str, Any]:
         "patient_id": study.patient_id,
         "study_id": study.study_id,
         "location": study.location,
-        "view": study.view,
+        "view": normal_view(study.view),
+        "view_name": study.view,
         "report": study.report,
         "section": examined.report.section,
         "text": examined.report.text,
@@ -211,6 +228,8 @@ def _part_row(examined: PreparedPair | Reject) -> dict[str, Any]:
 def _facts(row: dict[str, Any]) -> RowFacts:
     return RowFacts(
         SplitRow(row["patient_id"], row["pixel_sha256"], row["location"], row["split"]),
+        row["study_id"],
+        row["view"],
         row["text_sha256"],
         row["section"],
         dict(row["dropped"]),

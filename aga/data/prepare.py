@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from aga.data.chunks import examined
 from aga.data.files import replaced_folder, working_folder
 from aga.data.images import ImageConfig
 from aga.data.ledger import Ledger
-from aga.data.parts import PARTIAL, Recipe, examined_facts, read_facts, write_part
+from aga.data.parts import PARTIAL, Recipe, RowFacts, examined_facts, read_facts, write_part
 from aga.data.progress import progress
 from aga.data.reports import ReportConfig
 from aga.data.schema import SCHEMA_VERSION, SPLITS, Reject, Split, Study
@@ -30,6 +30,7 @@ from aga.data.sources.layouts import require_folder
 from aga.data.splits import SplitConfig, assign_splits, patient_groups, separated_repeats
 from aga.data.studies import INFO_FILE, DatasetInfo, ImageInfo
 from aga.data.tally import Tally
+from aga.data.views import LEFT_OUT, ViewsConfig, stand_for_their_study
 from aga.data.workers import LocalWorkers, Workers
 from aga.errors import DataError
 
@@ -40,6 +41,7 @@ class PrepareConfig(Config):
     Attributes:
         image: Shape of the prepared images.
         report: Which part of a report is used.
+        views: Which images of a study are used.
         split: Shares of the splits.
         shard: How pixels are cut into files.
         max_reject_fraction: More rejects than this share of the rows stop the stage.
@@ -47,6 +49,7 @@ class PrepareConfig(Config):
 
     image: ImageConfig
     report: ReportConfig
+    views: ViewsConfig
     split: SplitConfig
     shard: ShardConfig
     max_reject_fraction: float = Field(ge=0, le=1)
@@ -54,7 +57,9 @@ class PrepareConfig(Config):
     @property
     def recipe(self) -> Recipe:
         """What decides what becomes of a row on its own."""
-        return Recipe(self.image, self.report, self.shard.group_rows(self.image.row_bytes))
+        return Recipe(
+            self.image, self.report, self.views, self.shard.group_rows(self.image.row_bytes)
+        )
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,14 @@ class PrepareSummary:
     """What became of the rows; `to_metrics` is written for DVC.
 
     Attributes:
-        rows: Rows of the source; `used` plus all `rejects`.
+        rows: Rows of the source; `used` plus all `rejects` and all `left_out`.
         used: Rows in the prepared folder.
         patients: Patient identifiers among them.
         linked_patients: Identifiers that share an image with another one, and so its split.
         splits: Size of each split.
         rejects: Rejected rows by reason.
+        left_out: Rows that are not used though nothing is wrong with them, by reason.
+        views: Used rows by view.
         sections: Used rows by the part of the report that they use.
         dropped_sentences: Sentences left out of the used texts, by entry of `drop_sentences`.
         repaired_rows: Used rows whose bytes were not UTF-8.
@@ -89,6 +96,8 @@ class PrepareSummary:
     linked_patients: int
     splits: dict[Split, SplitCount]
     rejects: dict[str, int]
+    left_out: dict[str, int]
+    views: dict[str, int]
     sections: dict[str, int]
     dropped_sentences: dict[str, int]
     repaired_rows: int
@@ -135,7 +144,7 @@ def prepare(
         replaced_folder(out) as folder,
     ):
         parts = _write_parts(source, root, work, recipe, processes)
-        tally, segments = _tallied(parts, folder)
+        tally, segments = _tallied(parts, folder, config.views)
         _refuse_too_many_rejects(tally, config.max_reject_fraction)
         splits = assign_splits(tally.rows, tally.repeats, config.split, seed)
         sha256 = write_manifest(folder, segments, splits)
@@ -176,7 +185,8 @@ def check(
     with _opened(workers) as processes:
         chunks = examined(processes, studies, config.recipe, examined_facts)
         for chunk in progress(chunks, "rows", size=len):
-            bad += tally.take_all(chunk)[1]
+            rejects = tally.take_all(chunk)[1]
+            bad += [reject for reject in rejects if reject.reason not in LEFT_OUT]
     given = [row for row in (*tally.rows, *tally.repeats) if row.given is not None]
     return [*bad, *separated_repeats(given)]
 
@@ -195,9 +205,16 @@ def _write_parts(
     return list(progress(parts, "rows", size=lambda part: pq.read_metadata(part).num_rows))
 
 
-def _tallied(parts: Iterable[Path], folder: Path) -> tuple[Tally, list[Segment]]:
+def _tallied(
+    parts: Sequence[Path], folder: Path, views: ViewsConfig
+) -> tuple[Tally, list[Segment]]:
     """Decide which rows are used, and write the others to the rejects."""
-    tally, segments = Tally(), []
+    chosen = None
+    if views.keep == "one_per_study":
+        rows = enumerate(row for part in parts for row in read_facts(part))
+        usable = ((number, row) for number, row in rows if isinstance(row, RowFacts))
+        chosen = stand_for_their_study((n, row.study_id, row.view) for n, row in usable)
+    tally, segments = Tally(chosen), []
     with closing(RejectsWriter(folder)) as writer:
         for part in parts:
             kept, rejects = tally.take_all(read_facts(part))
@@ -248,6 +265,12 @@ def _consistent(studies: Iterator[Study | Reject]) -> Iterator[Study | Reject]:
 
 def _refuse_too_many_rejects(tally: _Tally, most: float) -> None:
     rejected = tally.rejected
+    if tally.left_out and not tally.rows and not rejected:
+        raise DataError(
+            "prepare.views leaves out every row",
+            got=", ".join(f"{count} {why}" for why, count in tally.left_out.items()),
+            fix="set prepare.views.keep to all, or prepare.views.unknown to keep",
+        )
     rows = len(tally.rows) + rejected
     if tally.rows and rejected <= most * rows:
         return
@@ -270,12 +293,14 @@ def _summary(tally: _Tally, splits: list[Split], sha256: str) -> PrepareSummary:
     group_of = patient_groups([*tally.rows, *tally.repeats])
     group_sizes = Counter(group_of.values())
     return PrepareSummary(
-        rows=len(tally.rows) + tally.rejected,
+        rows=len(tally.rows) + tally.rejected + tally.left_out.total(),
         used=len(tally.rows),
         patients=len(used),
         linked_patients=sum(size for size in group_sizes.values() if size > 1),
         splits={split: SplitCount(counts[split], len(ids)) for split, ids in patients.items()},
         rejects=tally.most_frequent_reasons(),
+        left_out=dict(sorted(tally.left_out.items())),
+        views=dict(sorted(tally.views.items())),
         sections=dict(sorted(tally.sections.items())),
         dropped_sentences=dict(sorted(tally.dropped_sentences.items())),
         repaired_rows=tally.repaired_rows,

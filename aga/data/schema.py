@@ -99,7 +99,8 @@ MANIFEST = pa.schema(
         ("patient_id", pa.string()),
         ("study_id", pa.string()),
         ("location", pa.string()),
-        ("view", pa.string()),
+        ("view", pa.string()),  # PA, AP, frontal, lateral, oblique, other; null is unknown
+        ("view_name", pa.string()),  # as the source has it
         ("split", pa.string()),
         ("report", pa.large_string()),  # raw; null where the source has none
         ("section", pa.string()),  # which of prepare.report.prefer was used, or NO_REPORT

@@ -24,6 +24,7 @@ def prepare_config() -> PrepareConfig:
                 "drop_sentences": ["notification", "attestation"],
                 "min_characters": 10,
             },
+            "views": {"keep": "all", "unknown": "keep"},
             "split": {"train": 0.7, "validation": 0.1, "test": 0.2, "fold": 0},
             "shard": {"rows": 16, "row_group_mib": 1},
             "max_reject_fraction": 0.5,
