@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aga.data.images import ImageConfig, ImageError, decode_image, prepare_image
+from aga.data.perceptual import perceptual_hash
 from aga.data.reports import (
     WITHOUT_REPORT,
     ParsedReport,
@@ -32,6 +33,7 @@ class PreparedPair:
         pixels: The prepared image, uint8, height x width x channels, row-major.
         size: (height, width) of the original image in pixels.
         pixel_sha256: Of `pixels`.
+        perceptual_hash: Of `pixels`.
         text_sha256: Of the used text.
     """
 
@@ -40,6 +42,7 @@ class PreparedPair:
     pixels: bytes
     size: tuple[int, int]
     pixel_sha256: str
+    perceptual_hash: str
     text_sha256: str
 
 
@@ -65,13 +68,15 @@ def examine(
         return Reject(study.location, UNREADABLE, error.problem, "image")
     if original.min() == original.max():
         return Reject(study.location, "image blank", "all pixels are equal", "image")
-    prepared = np.ascontiguousarray(prepare_image(original, image)).tobytes()
+    fitted = np.ascontiguousarray(prepare_image(original, image))
+    prepared = fitted.tobytes()
     return PreparedPair(
         study=study,
         report=parsed,
         pixels=prepared,
         size=(original.shape[0], original.shape[1]),
         pixel_sha256=hashlib.sha256(prepared).hexdigest(),
+        perceptual_hash=perceptual_hash(fitted),
         text_sha256=hashlib.sha256(parsed.text.encode()).hexdigest(),
     )
 

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,15 +24,23 @@ import pyarrow.parquet as pq
 
 from aga.data.examine import PreparedPair, examine
 from aga.data.images import ImageConfig
+from aga.data.patients import SplitRow
 from aga.data.reports import ReportConfig
 from aga.data.schema import IMAGES, MANIFEST, REJECTS, Reject, Study
-from aga.data.splits import SplitRow
 from aga.data.views import View, ViewsConfig, normal_view
 
 _MADE_LATER = ("row",)  # a row's number is known when all parts before it are
 PARTIAL = ".partial"
 _LOST = "\ufffd"
-_LIBRARIES = ("numpy", "pillow", "pyarrow", "pydicom", "python-gdcm", "pylibjpeg-openjpeg")
+_LIBRARIES = (
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "pydicom",
+    "python-gdcm",
+    "pylibjpeg-openjpeg",
+    "ImageHash",
+)
 PART = pa.schema(
     [
         *(field for field in MANIFEST if field.name not in _MADE_LATER),
@@ -138,6 +147,7 @@ def read_facts(part: Path) -> Iterator[RowFacts | Reject]:
     columns = [
         *("location", "patient_id", "split", "pixel_sha256", "text_sha256", "section"),
         *("study_id", "view"),
+        *("perceptual_hash", "labels"),
         *("dropped", "repaired", "lost", "column", "reason", "detail"),
     ]
     for row in pq.read_table(part, columns=columns).to_pylist():
@@ -209,6 +219,7 @@ def _part_row(examined: PreparedPair | Reject) -> dict[str, Any]:
         "height": height,
         "width": width,
         "pixel_sha256": examined.pixel_sha256,
+        "perceptual_hash": examined.perceptual_hash,
     }
     offsets = examined.report.offsets.astype(np.int32)
     digest = hashlib.sha256(json.dumps(content).encode())
@@ -227,7 +238,14 @@ def _part_row(examined: PreparedPair | Reject) -> dict[str, Any]:
 
 def _facts(row: dict[str, Any]) -> RowFacts:
     return RowFacts(
-        SplitRow(row["patient_id"], row["pixel_sha256"], row["location"], row["split"]),
+        SplitRow(
+            row["patient_id"],
+            row["pixel_sha256"],
+            row["location"],
+            row["split"],
+            row["perceptual_hash"],
+            tuple(sys.intern(name) for name, value in row["labels"] if value == 1),
+        ),
         row["study_id"],
         row["view"],
         row["text_sha256"],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from pydantic import Field
 
@@ -19,7 +21,10 @@ from aga.data.chunks import examined
 from aga.data.files import replaced_folder, working_folder
 from aga.data.images import ImageConfig
 from aga.data.ledger import Ledger
+from aga.data.near_duplicates import HashedImages, near_duplicates
 from aga.data.parts import PARTIAL, Recipe, RowFacts, examined_facts, read_facts, write_part
+from aga.data.patients import Copies, patient_groups, separated_repeats
+from aga.data.perceptual import hash_words
 from aga.data.progress import progress
 from aga.data.reports import ReportConfig
 from aga.data.schema import SCHEMA_VERSION, SPLITS, Reject, Split, Study
@@ -27,7 +32,7 @@ from aga.data.shards import ShardConfig
 from aga.data.sources import read_studies
 from aga.data.sources.base import Source
 from aga.data.sources.layouts import require_folder
-from aga.data.splits import SplitConfig, assign_splits, patient_groups, separated_repeats
+from aga.data.splits import SplitConfig, assign_splits
 from aga.data.studies import INFO_FILE, DatasetInfo, ImageInfo
 from aga.data.tally import Tally
 from aga.data.views import LEFT_OUT, ViewsConfig, stand_for_their_study
@@ -78,7 +83,9 @@ class PrepareSummary:
         rows: Rows of the source; `used` plus all `rejects` and all `left_out`.
         used: Rows in the prepared folder.
         patients: Patient identifiers among them.
-        linked_patients: Identifiers that share an image with another one, and so its split.
+        near_duplicates: Pairs of used rows whose images are copies, but not equal.
+        linked_patients: Identifiers that share an image, or copies of one, with another one, and so
+            its split.
         splits: Size of each split.
         rejects: Rejected rows by reason.
         left_out: Rows that are not used though nothing is wrong with them, by reason.
@@ -93,6 +100,7 @@ class PrepareSummary:
     rows: int
     used: int
     patients: int
+    near_duplicates: int
     linked_patients: int
     splits: dict[Split, SplitCount]
     rejects: dict[str, int]
@@ -117,6 +125,7 @@ def prepare(
     seed: int,
     source_name: str,
     workers: Workers | None = None,
+    held_out: AbstractSet[str] = frozenset(),
 ) -> PrepareSummary:
     """Prepare all rows of a source. Equal input gives equal bytes, whatever the workers.
 
@@ -131,6 +140,7 @@ def prepare(
         seed: Of the split.
         source_name: Written into `dataset.json`.
         workers: Processes to work in; by default those of this machine.
+        held_out: Patients of `leaks.lists`: tested, and never learned from.
 
     Raises:
         DataError: The raw data contradict themselves, too many rows are rejected, there are too
@@ -146,15 +156,16 @@ def prepare(
         parts = _write_parts(source, root, work, recipe, processes)
         tally, segments = _tallied(parts, folder, config.views)
         _refuse_too_many_rejects(tally, config.max_reject_fraction)
-        splits = assign_splits(tally.rows, tally.repeats, config.split, seed)
-        sha256 = write_manifest(folder, segments, splits)
         row_bytes = config.image.row_bytes
         shards = write_images(folder, segments, config.shard, row_bytes, processes)
-        for _ in progress(shards, "rows written", len(splits), size=int):
+        for _ in progress(shards, "rows written", len(tally.rows), size=int):
             pass
+        copies = _copies(folder, tally, config)
+        splits = assign_splits(tally.rows, tally.repeats, config.split, seed, copies, held_out)
+        sha256 = write_manifest(folder, segments, splits)
         info = _info(source, source_name, config, seed, splits, sha256)
         (folder / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
-    return _summary(tally, splits, sha256)
+    return _summary(tally, copies, splits, sha256)
 
 
 def check(
@@ -223,6 +234,20 @@ def _tallied(
     return tally, segments
 
 
+def _copies(folder: Path, tally: Tally, config: PrepareConfig) -> Copies:
+    """Pairs of used rows whose images are near duplicates."""
+    if config.split.near_duplicates == "ignore":
+        return []
+    size, rows = config.image.size, tally.rows
+    images = HashedImages(
+        folder,
+        (size, size, config.image.channels),
+        np.arange(len(rows)),
+        hash_words([row.perceptual_hash for row in rows]),
+    )
+    return [(rows[one], rows[other]) for one, other, _ in near_duplicates(images)]
+
+
 def _info(
     source: Source,
     source_name: str,
@@ -263,7 +288,7 @@ def _consistent(studies: Iterator[Study | Reject]) -> Iterator[Study | Reject]:
         yield study
 
 
-def _refuse_too_many_rejects(tally: _Tally, most: float) -> None:
+def _refuse_too_many_rejects(tally: Tally, most: float) -> None:
     rejected = tally.rejected
     if tally.left_out and not tally.rows and not rejected:
         raise DataError(
@@ -284,18 +309,19 @@ def _refuse_too_many_rejects(tally: _Tally, most: float) -> None:
     )
 
 
-def _summary(tally: _Tally, splits: list[Split], sha256: str) -> PrepareSummary:
+def _summary(tally: Tally, copies: Copies, splits: list[Split], sha256: str) -> PrepareSummary:
     patients: dict[Split, set[str]] = {split: set() for split in SPLITS}
     for row, split in zip(tally.rows, splits, strict=True):
         patients[split].add(row.patient_id)
     counts = Counter(splits)
     used = set[str]().union(*patients.values())
-    group_of = patient_groups([*tally.rows, *tally.repeats])
+    group_of = patient_groups([*tally.rows, *tally.repeats], copies)
     group_sizes = Counter(group_of.values())
     return PrepareSummary(
         rows=len(tally.rows) + tally.rejected + tally.left_out.total(),
         used=len(tally.rows),
         patients=len(used),
+        near_duplicates=sum(a.pixel_sha256 != b.pixel_sha256 for a, b in copies),
         linked_patients=sum(size for size in group_sizes.values() if size > 1),
         splits={split: SplitCount(counts[split], len(ids)) for split, ids in patients.items()},
         rejects=tally.most_frequent_reasons(),

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 NO_REPORT = "none"
@@ -112,6 +112,7 @@ MANIFEST = pa.schema(
         ("height", pa.int32()),  # original image size in pixels
         ("width", pa.int32()),
         ("pixel_sha256", pa.string()),  # of the prepared pixels: equal pixels, equal hash
+        ("perceptual_hash", pa.string()),  # of the prepared pixels: close for copies of an image
     ]
 )
 

@@ -1,22 +1,25 @@
 """Which split a row belongs to: no patient, and no image, is ever in two.
 
-Patients who share an identical image are one patient to the split, whatever their identifiers say.
+Patients who share an image, or copies of one, are one patient to the split, whatever their
+identifiers say.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from fractions import Fraction
-from typing import Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from aga.config import Config
-from aga.data.schema import SPLITS, Reject, Split
+from aga.data.patients import Copies, SplitRow, patient_groups, separated_repeats
+from aga.data.schema import SPLITS, Split
+from aga.data.stratify import stratified
 from aga.errors import DataError
 
 
@@ -29,12 +32,18 @@ class SplitConfig(Config):
         test: Share that measures.
         fold: Which patients are tested, for cross-validation: with a `test` of 1/k, the folds 0 to
             k - 1 test every patient once.
+        stratify: Labels whose share of the rows is kept nearly equal in all splits; None balances
+            the rows alone.
+        near_duplicates: Whether copies of an image that are not equal to it `link` their patients
+            as equal images do, or whether they are not looked for (`ignore`).
     """
 
     train: float = Field(gt=0, lt=1)
     validation: float = Field(gt=0, lt=1)
     test: float = Field(gt=0, lt=1)
     fold: int = Field(ge=0)
+    stratify: Annotated[list[str], Field(min_length=1)] | None
+    near_duplicates: Literal["link", "ignore"]
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Self:
@@ -46,121 +55,154 @@ class SplitConfig(Config):
         return self
 
 
-@dataclass(frozen=True)
-class SplitRow:
-    """What splitting needs to know of a row.
-
-    Attributes:
-        patient_id: The source's patient identifier.
-        pixel_sha256: Hash of the prepared pixels.
-        location: Where the source states the row.
-        given: The source's own split, or None.
-    """
-
-    patient_id: str
-    pixel_sha256: str
-    location: str
-    given: Split | None = None
-
-
-class Groups:
-    """Disjoint sets of keys, merged as links between them become known (union-find)."""
-
-    def __init__(self) -> None:
-        self._parent: dict[Hashable, Hashable] = {}
-
-    def link(self, first: Hashable, second: Hashable) -> None:
-        """Put two keys, and all that is linked to either, into one group."""
-        first, second = self.root(first), self.root(second)
-        if first != second:
-            self._parent[second] = first
-
-    def root(self, key: Hashable) -> Hashable:
-        """The key that stands for the group of `key`; the same for all of the group."""
-        parent = self._parent.setdefault(key, key)
-        while parent != key:
-            grandparent = self._parent[parent]
-            self._parent[key] = grandparent
-            key, parent = parent, grandparent
-        return key
-
-
-def patient_groups(rows: Iterable[SplitRow]) -> dict[str, str]:
-    """Patients who may not be separated.
-
-    Args:
-        rows: The rows; rows with equal pixels link their patients.
-
-    Returns:
-        Patient id to the alphabetically first patient id of its group.
-    """
-    groups = Groups()
-    patients = set()
-    for row in rows:
-        patients.add(row.patient_id)
-        groups.link(("patient", row.patient_id), ("pixels", row.pixel_sha256))
-    first: dict[Hashable, str] = {}
-    for patient in sorted(patients):
-        first.setdefault(groups.root(("patient", patient)), patient)
-    return {patient: first[groups.root(("patient", patient))] for patient in patients}
-
-
 def assign_splits(
-    rows: Sequence[SplitRow], links: Sequence[SplitRow], config: SplitConfig, seed: int
+    rows: Sequence[SplitRow],
+    links: Sequence[SplitRow],
+    config: SplitConfig,
+    seed: int,
+    copies: Copies = (),
+    held_out: AbstractSet[str] = frozenset(),
 ) -> list[Split]:
-    """The split of each row: the source's own, or by the order of the patients' hashes.
+    """The split of each row: a list's or the source's own, or by the order of the patients' hashes.
 
     Where the source gives splits but none for validation, its training patients are divided, in the
     ratio of the shares of `train` and `validation`.
 
     Groups of patients are ordered by the SHA-256 of seed and group, and laid end to end; a group
     belongs to the split in whose share of the rows its middle lies. A fold turns them by its number
-    times the share of the test split, the last becoming the first. The result depends on neither
-    the order of the rows nor the machine.
+    times the share of the test split, the last becoming the first. With `config.stratify` they are
+    dealt out by `stratified`. The result depends on neither the order of the rows nor the machine.
 
     Args:
         rows: The rows to split.
         links: Rows that are not used but link patients: repeats of an image.
         config: Shares of the rows.
         seed: Another seed gives another split.
+        copies: Near duplicates, which link their patients.
+        held_out: Patients of a test list: they and all who are linked to them are tested, and where
+            the source has no splits nobody else is.
 
     Raises:
-        DataError: Only some rows have a split of their own; an image is in two given splits; or
-            there are too few patients for the shares.
+        DataError: Only some rows have a split of their own; an image or its copy is in two given
+            splits; no row has a label to stratify by; none is held out; or there are too few
+            patients for the shares.
     """
+    group_of = patient_groups([*rows, *links], copies)
+    listed = {group_of[patient] for patient in held_out & group_of.keys()}
+    if held_out and not listed:
+        raise DataError(
+            "No row is of a patient of the lists in leaks.lists",
+            got=f"{len(held_out)} listed patients, {len(group_of)} patients in the source",
+            expected="identifiers as the source states them",
+            fix="build the list from the same source, or take it out of leaks.lists",
+        )
     given = [row.given for row in rows if row.given is not None]
     if given:
-        _refuse_bad_given(rows, links)
-        return given if "validation" in given else _with_validation(rows, links, config, seed)
-    group_of = patient_groups([*rows, *links])
-    sizes = Counter(group_of[row.patient_id] for row in rows)
-    split_of = _by_hash(sizes, config, seed)
-    _refuse_empty(Counter(split_of.values()), len(sizes))
+        _refuse_partly_given(rows)
+        _refuse_separated([*rows, *links], copies, group_of, listed)
+        return _with_given(rows, given, group_of, listed, config, seed)
+    counts = _group_counts(rows, group_of, config.stratify)
+    split_of = _placed(counts, config, seed, listed)
+    _refuse_empty(Counter(split_of.values()), len(split_of))
     return [split_of[group_of[row.patient_id]] for row in rows]
 
 
-def separated_repeats(rows: Iterable[SplitRow]) -> list[Reject]:
-    """Rows whose image is, pixel for pixel, also in another given split."""
-    first: dict[str, SplitRow] = {}
-    found = []
+def _group_counts(
+    rows: Sequence[SplitRow], group_of: Mapping[str, str], labels: Sequence[str] | None
+) -> dict[str, list[int]]:
+    """Of each group: rows, and rows with each of the labels."""
+    counts: dict[str, list[int]] = {}
     for row in rows:
-        other = first.setdefault(row.pixel_sha256, row)
-        if row.given != other.given:
-            detail = f"in {row.given}; {other.location} is in {other.given}"
-            found.append(Reject(row.location, "image in two splits", detail, "split"))
-    return found
+        count = counts.setdefault(group_of[row.patient_id], [0] * (1 + len(labels or ())))
+        count[0] += 1
+        for place, label in enumerate(labels or (), 1):
+            count[place] += label in row.labels
+    totals = [sum(column) for column in zip(*counts.values(), strict=True)]
+    absent = [label for label, total in zip(labels or (), totals[1:], strict=True) if not total]
+    if absent:
+        raise DataError(
+            f"No row has the label {absent[0]}",
+            where="prepare.split.stratify",
+            got=", ".join(absent),
+            expected="labels of the source: "
+            + ", ".join(sorted({label for row in rows for label in row.labels})),
+        )
+    return counts
 
 
-def _by_hash(sizes: Counter[str], config: SplitConfig, seed: int) -> dict[str, Split]:
-    total = sum(sizes.values())
+def _with_given(
+    rows: Sequence[SplitRow],
+    given: Sequence[Split],
+    group_of: Mapping[str, str],
+    listed: AbstractSet[str],
+    config: SplitConfig,
+    seed: int,
+) -> list[Split]:
+    """The given splits, but for listed patients, and for validation drawn where none is given."""
+    groups = [group_of[row.patient_id] for row in rows]
+    splits: list[Split] = [
+        "test" if group in listed else own for group, own in zip(groups, given, strict=True)
+    ]
+    if "validation" in given:
+        return splits
+    learned = [row for row, split in zip(rows, splits, strict=True) if split == "train"]
+    split_of = _learned(_group_counts(learned, group_of, config.stratify), config, seed)
+    return [
+        split_of[group] if split == "train" else split
+        for group, split in zip(groups, splits, strict=True)
+    ]
+
+
+def _placed(
+    counts: Mapping[str, Sequence[int]], config: SplitConfig, seed: int, listed: AbstractSet[str]
+) -> dict[str, Split]:
+    if listed:
+        others = {group: count for group, count in counts.items() if group not in listed}
+        tested: dict[str, Split] = dict.fromkeys(counts.keys() & listed, "test")
+        return tested | _learned(others, config, seed)
+    if config.stratify is None:
+        return _by_hash(counts, _shares(config), config.fold, seed)
+    # First all folds, the same whichever is tested; then what is left.
+    test = _shares(config)["test"]
+    folds: dict[int, Fraction] = dict.fromkeys(range(int(1 / test)), test)
+    rest = 1 - sum(folds.values(), Fraction(0))
+    fold_of = stratified(counts, folds | ({len(folds): rest} if rest else {}), seed)
+    others = {group: count for group, count in counts.items() if fold_of[group] != config.fold}
+    split_of: dict[str, Split] = dict.fromkeys(counts.keys() - others.keys(), "test")
+    return split_of | _learned(others, config, seed)
+
+
+def _learned(
+    counts: Mapping[str, Sequence[int]], config: SplitConfig, seed: int
+) -> dict[str, Split]:
+    """Groups of which none is tested, in the ratio of the shares of `train` and `validation`."""
+    shares = _shares(config)
+    train = shares["train"] / (shares["train"] + shares["validation"])
+    learned: dict[Split, Fraction] = {"train": train, "validation": 1 - train}
+    if config.stratify is None:
+        return _by_hash(counts, learned, 0, seed)
+    return stratified(counts, learned, seed)
+
+
+def _shares(config: SplitConfig) -> dict[Split, Fraction]:
+    return {split: Fraction(str(getattr(config, split))) for split in SPLITS}
+
+
+def _by_hash(
+    counts: Mapping[str, Sequence[int]], shares: Mapping[Split, Fraction], fold: int, seed: int
+) -> dict[str, Split]:
+    total = sum(count[0] for count in counts.values())
+    test = shares.get("test", Fraction(0))
     bounds = {  # exact: a middle that lies on a bound falls the same way everywhere
-        "train": Fraction(str(config.train)) * total,
-        "validation": (1 - Fraction(str(config.test))) * total,
+        "train": shares["train"] * total,
+        "validation": (1 - test) * total,
     }
-    turn = config.fold * Fraction(str(config.test)) * total
-    split_of = {}
-    for group, place in _places(sizes, seed).items():
-        middle = (place + turn) % total
+    order = sorted(counts, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+    before, split_of = 0, {}
+    for group in order:
+        size = counts[group][0]
+        middle = (before + Fraction(size, 2) + fold * test * total) % total
+        before += size
         split: Split = "test"
         if middle < bounds["train"]:
             split = "train"
@@ -170,33 +212,7 @@ def _by_hash(sizes: Counter[str], config: SplitConfig, seed: int) -> dict[str, S
     return split_of
 
 
-def _places(sizes: Counter[str], seed: int) -> dict[str, Fraction]:
-    """Where the middle of each group lies when they are laid end to end in hashed order."""
-    order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
-    before, places = 0, {}
-    for group in order:
-        places[group] = before + Fraction(sizes[group], 2)
-        before += sizes[group]
-    return places
-
-
-def _with_validation(
-    rows: Sequence[SplitRow], links: Sequence[SplitRow], config: SplitConfig, seed: int
-) -> list[Split]:
-    """The given splits, but for the training patients that become the validation split."""
-    group_of = patient_groups([*rows, *links])
-    sizes = Counter(group_of[row.patient_id] for row in rows if row.given == "train")
-    train, validation = Fraction(str(config.train)), Fraction(str(config.validation))
-    bound = train / (train + validation) * sum(sizes.values())
-    drawn = {group for group, place in _places(sizes, seed).items() if place >= bound}
-    return [
-        "validation" if row.given == "train" and group_of[row.patient_id] in drawn else row.given
-        for row in rows
-        if row.given is not None
-    ]
-
-
-def _refuse_bad_given(rows: Sequence[SplitRow], links: Sequence[SplitRow]) -> None:
+def _refuse_partly_given(rows: Sequence[SplitRow]) -> None:
     without = [row.location for row in rows if row.given is None]
     if without:
         raise DataError(
@@ -205,14 +221,26 @@ def _refuse_bad_given(rows: Sequence[SplitRow], links: Sequence[SplitRow]) -> No
             got=f"{len(without)} of {len(rows)} rows without a split",
             expected="a split in every row, or in none",
         )
-    separated = separated_repeats([*rows, *links])
+
+
+def _refuse_separated(
+    rows: Sequence[SplitRow],
+    copies: Copies,
+    group_of: Mapping[str, str],
+    listed: AbstractSet[str],
+) -> None:
+    """Listed groups are in one split, whatever the source gives."""
+    kept = [row for row in rows if group_of[row.patient_id] not in listed]
+    kept_copies = [pair for pair in copies if group_of[pair[0].patient_id] not in listed]
+    separated = separated_repeats(kept, kept_copies)
     if separated:
         raise DataError(
             "The same image is in two of the source's splits",
             where="; ".join(f"{one.location} {one.detail}" for one in separated[:5]),
             got=f"{len(separated)} such rows",
-            expected="rows with identical pixels in one split",
-            fix="put them in one split, or remove the column and let `prepare` split",
+            expected="rows with identical pixels, and near duplicates, in one split",
+            fix="put them in one split, or remove the column and let `prepare` split; for near "
+            "duplicates alone, `prepare.split.near_duplicates: ignore` accepts them",
         )
 
 
@@ -221,7 +249,7 @@ def _refuse_empty(patients: Counter[Split], groups: int) -> None:
     if empty:
         raise DataError(
             f"No patient is left for the split {empty[0]}",
-            got=f"{groups} patients, counting those who share an image as one",
+            got=f"{groups} patients, counting those who share an image, or copies of it, as one",
             fix="add patients, or change prepare.split in params.yaml",
         )
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from aga.data.parts import RowFacts
+from aga.data.patients import SplitRow
 from aga.data.schema import Reject
-from aga.data.splits import SplitRow
 from aga.data.views import ANOTHER, LEFT_OUT
 
 REPEATED = "repeated pair"

@@ -25,7 +25,14 @@ def prepare_config() -> PrepareConfig:
                 "min_characters": 10,
             },
             "views": {"keep": "all", "unknown": "keep"},
-            "split": {"train": 0.7, "validation": 0.1, "test": 0.2, "fold": 0},
+            "split": {
+                "train": 0.7,
+                "validation": 0.1,
+                "test": 0.2,
+                "fold": 0,
+                "stratify": None,
+                "near_duplicates": "link",
+            },
             "shard": {"rows": 16, "row_group_mib": 1},
             "max_reject_fraction": 0.5,
         }

@@ -7,19 +7,30 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from aga.data.patients import SplitRow, patient_groups
 from aga.data.schema import SPLITS, Split
-from aga.data.splits import SplitConfig, SplitRow, assign_splits, patient_groups, sample_rows
+from aga.data.splits import SplitConfig, assign_splits, sample_rows
 from aga.errors import DataError
 
-SHARES = SplitConfig(train=0.7, validation=0.1, test=0.2, fold=0)
+DEFAULTS = {"train": 0.7, "validation": 0.1, "test": 0.2, "fold": 0}
+DEFAULTS |= {"stratify": None, "near_duplicates": "link"}
 
 
-def row(patient: object, pixels: object, given: Split | None = None) -> SplitRow:
-    return SplitRow(str(patient), str(pixels), f"table.csv:{patient}", given)
+def shares(**changes: object) -> SplitConfig:
+    return SplitConfig.model_validate(DEFAULTS | changes)
+
+
+SHARES = shares()
+
+
+def row(
+    patient: object, pixels: object, given: Split | None = None, labels: tuple[str, ...] = ()
+) -> SplitRow:
+    return SplitRow(str(patient), str(pixels), f"table.csv:{patient}", given, labels=labels)
 
 
 rows_strategy = st.lists(
@@ -127,7 +138,7 @@ def test_the_folds_test_every_patient_once(folds: int) -> None:
     tested = Counter[str]()
     for fold in range(folds):
         test = 1 / folds
-        config = SplitConfig(train=0.9 - test, validation=0.1, test=test, fold=fold)
+        config = shares(train=0.9 - test, test=test, fold=fold)
         splits = assign_splits(rows, [], config, 0)
         assert abs(splits.count("test") - 200 / folds) <= 2
         placed = [
@@ -141,12 +152,12 @@ def test_the_folds_test_every_patient_once(folds: int) -> None:
 
 def test_a_fold_past_the_end_is_an_error() -> None:
     with pytest.raises(ValidationError, match="past the end"):
-        SplitConfig(train=0.7, validation=0.1, test=0.2, fold=5)
+        shares(fold=5)
 
 
 def test_shares_sum_to_one() -> None:
     with pytest.raises(ValidationError, match="not 1"):
-        SplitConfig(train=0.7, validation=0.1, test=0.1, fold=0)
+        shares(test=0.1)
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -166,3 +177,103 @@ def test_a_sample_is_drawn_by_its_seed() -> None:
     patients = [f"p{number}" for number in range(100)]
     assert sample_rows(patients, 20, 1) == sample_rows(patients, 20, 1)
     assert sample_rows(patients, 20, 1) != sample_rows(patients, 20, 2)
+
+
+def test_near_duplicates_link_their_patients() -> None:
+    rows = [row(number, number) for number in range(100)]
+    copies = [(rows[number], rows[number + 1]) for number in range(0, 100, 2)]
+    splits = assign_splits(rows, [], SHARES, 0, copies)
+    assert all(splits[number] == splits[number + 1] for number in range(0, 100, 2))
+    assert splits != assign_splits(rows, [], SHARES, 0)
+
+
+def test_given_splits_that_separate_near_duplicates_are_an_error() -> None:
+    rows = [row(1, "x", "train"), row(2, "y", "test"), row(3, "z", "validation")]
+    copies = [(rows[0], rows[1])]
+    with pytest.raises(DataError, match=r"(?s)table.csv:2 in test; a near.*ble.csv:1, .*ignore"):
+        assign_splits(rows, [], SHARES, 0, copies)
+    assert assign_splits(rows, [], SHARES, 0) == ["train", "test", "validation"]
+
+
+def test_listed_patients_and_who_is_linked_to_them_are_all_that_is_tested() -> None:
+    rows = [row(number // 2, number) for number in range(200)]
+    copies = [(rows[0], rows[50])]  # patients 0 and 25
+    splits = assign_splits(rows, [], SHARES, 0, copies, held_out={"0", "7"})
+    tested = {row.patient_id for row, split in zip(rows, splits, strict=True) if split == "test"}
+    assert tested == {"0", "7", "25"}
+    assert abs(splits.count("validation") - 194 / 8) <= 2
+
+
+def test_listed_patients_are_tested_whatever_the_source_gives() -> None:
+    rows = [row(n, n, SPLITS[n % 3]) for n in range(9)]
+    splits = assign_splits(rows, [], SHARES, 0, held_out={"0", "elsewhere"})
+    assert splits == ["test", *(SPLITS[n % 3] for n in range(1, 9))]
+
+
+def test_a_list_that_names_nobody_is_an_error() -> None:
+    rows = [row(number, number) for number in range(20)]
+    with pytest.raises(DataError, match=r"(?s)No row is of a patient of.*1 listed.*20 pat"):
+        assign_splits(rows, [], SHARES, 0, held_out={"patient00001"})
+
+
+LABELS = ("rare", "common", "usual")
+
+
+@st.composite
+def labelled(draw: st.DrawFn) -> list[SplitRow]:
+    generator = random.Random(draw(st.integers(0, 1000)))
+    frequency = dict(zip(LABELS, (0.05, 0.3, 0.6), strict=True))
+    return [
+        row(
+            generator.randrange(300),
+            number,
+            labels=tuple(name for name in LABELS if generator.random() < frequency[name]),
+        )
+        for number in range(500)
+    ]
+
+
+@given(labelled(), st.integers(0, 3))
+@settings(max_examples=20)
+def test_stratified_splits_keep_the_labels_shares(rows: list[SplitRow], seed: int) -> None:
+    config = shares(stratify=list(LABELS))
+    splits = assign_splits(rows, [], config, seed)
+    assert abs(splits.count("test") - 100) <= 5
+    for label in LABELS:
+        has = [split for one, split in zip(rows, splits, strict=True) if label in one.labels]
+        for split, share in {"train": 0.7, "validation": 0.1, "test": 0.2}.items():
+            assert abs(has.count(split) - share * len(has)) <= 3, (label, split)
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    again = assign_splits([rows[place] for place in order], [], config, seed)
+    assert again == [splits[place] for place in order]
+
+
+def test_rare_labels_need_stratifying() -> None:
+    rows = [row(number, number, labels=("rare",) if number < 10 else ()) for number in range(200)]
+
+    def tested(config: SplitConfig, seed: int) -> int:
+        splits = assign_splits(rows, [], config, seed)
+        return splits[:10].count("test")
+
+    assert {tested(shares(stratify=["rare"]), seed) for seed in range(10)} == {2}
+    assert len({tested(SHARES, seed) for seed in range(10)}) > 2
+
+
+@pytest.mark.parametrize("folds", [2, 4, 5])
+def test_stratified_folds_test_every_patient_once(folds: int) -> None:
+    rows = [row(n // 2, n, labels=("rare",) if n % 20 < 2 else ()) for n in range(400)]
+    tested = Counter[str]()
+    for fold in range(folds):
+        config = shares(train=0.9 - 1 / folds, test=1 / folds, fold=fold, stratify=["rare"])
+        splits = assign_splits(rows, [], config, 0)
+        places = [place for place, split in enumerate(splits) if split == "test"]
+        assert abs(sum("rare" in rows[place].labels for place in places) - 40 / folds) <= 2
+        tested.update({rows[place].patient_id for place in places})
+    assert set(tested.values()) == {1} and len(tested) == 200
+
+
+def test_a_label_that_no_row_has_is_an_error() -> None:
+    rows = [row(number, number, labels=("effusion",)) for number in range(20)]
+    with pytest.raises(DataError, match=r"(?s)label efusion.*prepare.split.stratify.*effusion"):
+        assign_splits(rows, [], shares(stratify=["efusion"]), 0)

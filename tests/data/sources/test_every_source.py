@@ -133,7 +133,9 @@ def test_a_file_that_is_gone_is_named(home: Path, tree: Tree) -> None:
                 assert all(reject.reason.endswith(" missing") for reject in told), told
             except DataError as error:
                 first, *_, last = str(error).split("\n")
-                assert any(file.match(part) for part in first.replace(".csv", ".csv*").split()), error
+                assert any(file.match(part) for part in first.replace(".csv", ".csv*").split()), (
+                    error
+                )
                 assert f"docs/data.md#{tree.source}" in last
         (home / "aside").rename(file)
 
