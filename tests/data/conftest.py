@@ -84,4 +84,4 @@ def workers() -> Iterator[LocalWorkers]:
 
 @pytest.fixture
 def manifest_source() -> Manifest:
-    return Manifest(ManifestConfig(table="pairs.csv"))
+    return Manifest(ManifestConfig(table="pairs.csv", not_utf8="reject"))

@@ -25,7 +25,7 @@ from aga.data.sources.manifest import Manifest, ManifestConfig
 from aga.data.workers import LocalWorkers, WorkerDied
 from aga.errors import DataError
 
-SOURCE = Manifest(ManifestConfig(table="pairs.csv"))
+SOURCE = Manifest(ManifestConfig(table="pairs.csv", not_utf8="reject"))
 RUN = """
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ from aga.data.prepare import PrepareConfig, prepare
 from aga.data.sources.manifest import Manifest, ManifestConfig
 chunks.CHUNK_ROWS = 8
 config = PrepareConfig.model_validate_json(sys.argv[3])
-source = Manifest(ManifestConfig(table="pairs.csv"))
+source = Manifest(ManifestConfig(table="pairs.csv", not_utf8="reject"))
 prepare(source, Path(sys.argv[1]), Path(sys.argv[2]), config, 0, "manifest")
 """
 

@@ -111,7 +111,7 @@ def test_row_groups_are_capped_in_bytes(
 ) -> None:
     wide = prepare_config.image.model_copy(update={"size": 400, "mode": "rgb"})  # 0.46 MiB each
     config = prepare_config.model_copy(update={"image": wide})
-    source = Manifest(ManifestConfig(table="pairs.csv"))
+    source = Manifest(ManifestConfig(table="pairs.csv", not_utf8="reject"))
     prepare(source, save_manifest(raw_rows(20)), tmp_path / "studies", config, 0, "manifest")
     metadata = pq.read_metadata(tmp_path / "studies" / "images-00000.parquet")
     assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [2] * 8

@@ -12,22 +12,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from aga.config import Config
 from aga.data.schema import Reject, Split, Study
 from aga.data.sources.base import is_file
 from aga.data.sources.layouts import Layout, page, require_layout
-from aga.data.sources.tables import csv_columns, has_stray_bytes, read_csv
+from aga.data.sources.manifest_table import (
+    FORMATS,
+    NotUtf8,
+    Record,
+    read_records,
+    table_columns,
+)
 from aga.errors import DataError
 
 _log = logging.getLogger(__name__)
 SCHEMA_FILE = Path(__file__).with_name("manifest.schema.json")
 _REQUIRED = ("patient_id", "study_id", "image")
 _TEXTS = ("text", "findings", "impression")
-_FORMATS = (".csv", ".jsonl", ".parquet")
 
 
 class ManifestConfig(Config):
@@ -35,9 +38,12 @@ class ManifestConfig(Config):
 
     Attributes:
         table: Its path, relative to the raw folder; the ending names the format.
+        not_utf8: What text is read as whose bytes are not UTF-8 (Western European, or Chinese), or
+            `reject`.
     """
 
     table: str = Field(min_length=1)
+    not_utf8: NotUtf8
 
 
 def _none_if_blank(value: object) -> object:
@@ -112,6 +118,7 @@ class Manifest:
 
     def __init__(self, config: ManifestConfig) -> None:
         self._table = config.table
+        self._not_utf8 = config.not_utf8
 
     def studies(self, root: Path) -> Iterator[Study | Reject]:
         """Read the table below `root`; see `Source.studies`.
@@ -120,18 +127,17 @@ class Manifest:
             DataError: The table is missing, of another format, or lacks a column.
         """
         path = root / self._table
-        if path.suffix not in _FORMATS:
+        if path.suffix not in FORMATS:
             raise DataError(
                 "The manifest is of no known format",
                 where=path,
                 got=path.suffix or "no ending",
-                expected=", ".join(_FORMATS),
+                expected=", ".join(FORMATS),
             )
         require_layout(root, [Layout("manifest", files=(self._table,))])
         _require_columns(path)
-        for number, cells in _records(path):
-            location = f"{path.name}:{number}"
-            yield cells if isinstance(cells, Reject) else _study(cells, path.parent, location)
+        for record in read_records(path, ManifestRow.model_fields, self._not_utf8):
+            yield record if isinstance(record, Reject) else _study(record, path.parent)
 
 
 def row_schema() -> dict[str, Any]:
@@ -142,12 +148,10 @@ def row_schema() -> dict[str, Any]:
     }
 
 
-def _study(cells: dict[str, Any], folder: Path, location: str) -> Study | Reject:
-    stray = next((name for name, cell in cells.items() if _is_not_text(cell)), None)
-    if stray is not None:
-        return Reject(location, "not UTF-8", "save the table as UTF-8", stray)
+def _study(record: Record, folder: Path) -> Study | Reject:
+    location = record.location
     try:
-        row = ManifestRow.model_validate(cells)
+        row = ManifestRow.model_validate(record.cells)
     except ValidationError as error:
         return _reject(error, location)
     image = (folder / row.image).absolute()
@@ -162,6 +166,7 @@ def _study(cells: dict[str, Any], folder: Path, location: str) -> Study | Reject
         view=row.view,
         split=row.split,
         labels=dict(sorted((row.labels or {}).items())),
+        repaired=record.repaired,
     )
 
 
@@ -177,76 +182,8 @@ def _reject(error: ValidationError, location: str) -> Reject:
     return Reject(location, "value invalid", first["msg"], column)
 
 
-def _is_not_text(cell: object) -> bool:
-    return isinstance(cell, str) and any("\ud800" <= character <= "\udfff" for character in cell)
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
-    """(line or row number, cells by column) of every record, whatever the format."""
-    if path.suffix == ".csv":
-        return _csv_records(path)
-    return _json_records(path) if path.suffix == ".jsonl" else _parquet_records(path)
-
-
-def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
-    for line in read_csv(path):
-        if line.surplus:
-            detail = f"{line.surplus:+d} against the header"
-            reject = Reject(f"{path.name}:{line.number}", "wrong number of columns", detail)
-            yield line.number, reject
-        else:
-            yield line.number, dict(line.cells)
-
-
-def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            location = f"{path.name}:{number}"
-            if has_stray_bytes(line):
-                yield number, Reject(location, "not UTF-8", "save the table as UTF-8")
-                continue
-            try:
-                cells = json.loads(line)
-            except ValueError:
-                yield number, Reject(location, "not JSON", "the line is not a JSON value")
-                continue
-            if isinstance(cells, dict):
-                yield number, cells
-            else:
-                yield number, Reject(location, "not JSON", "the line is not an object")
-
-
-def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
-    with _open_parquet(path) as file:
-        names = [name for name in file.schema_arrow.names if name in ManifestRow.model_fields]
-        batches = file.iter_batches(batch_size=1024, columns=names)
-        rows = (row for batch in batches for row in batch.to_pylist())
-        yield from enumerate(rows, start=1)
-
-
-def _open_parquet(path: Path) -> Any:
-    try:
-        return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            "The manifest is not a Parquet file", where=path, got="other content"
-        ) from error
-
-
-def _columns(path: Path) -> set[str]:
-    if path.suffix == ".csv":
-        return set(csv_columns(path))
-    if path.suffix == ".parquet":
-        with _open_parquet(path) as file:
-            return set(file.schema_arrow.names)
-    records = (cells for _, cells in _json_records(path) if isinstance(cells, dict))
-    return {name for cells in records for name in cells}
-
-
 def _require_columns(path: Path) -> None:
-    columns = _columns(path)
+    columns = table_columns(path)
     missing = [name for name in _REQUIRED if name not in columns]
     if not columns & set(_TEXTS):
         missing.append("text (or findings, impression)")
@@ -260,4 +197,5 @@ def _require_columns(path: Path) -> None:
         )
     unread = columns - set(ManifestRow.model_fields)
     if unread:
-        _log.warning("%s: columns that are not read: %s", path.name, ", ".join(sorted(unread)))
+        names = ", ".join(sorted(unread)).encode("utf-8", "replace").decode()
+        _log.warning("%s: columns that are not read: %s", path.name, names)

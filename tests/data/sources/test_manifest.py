@@ -11,17 +11,22 @@ import jsonschema
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from raw_folders import Rows
 
 from aga.data.schema import Reject, Study
 from aga.data.sources.manifest import SCHEMA_FILE, Manifest, ManifestConfig, row_schema
+from aga.data.sources.manifest_table import NotUtf8, in_utf8
 from aga.errors import DataError
 
 Make = Callable[[int], Rows]
 
 
-def read(root: Path, table: str = "pairs.csv") -> list[Study | Reject]:
-    return list(Manifest(ManifestConfig(table=table)).studies(root))
+def read(
+    root: Path, table: str = "pairs.csv", not_utf8: NotUtf8 = "reject"
+) -> list[Study | Reject]:
+    return list(Manifest(ManifestConfig(table=table, not_utf8=not_utf8)).studies(root))
 
 
 def test_the_published_schema_is_that_of_the_code() -> None:
@@ -185,3 +190,91 @@ def test_a_quote_that_never_ends_is_an_error_with_its_line(
         file.write('P9,S9,images/0.png,,"never ends\n')
     with pytest.raises(DataError, match=r"(?s)cannot be read as CSV.*pairs.csv:4"):
         read(root)
+
+
+# --- other encodings
+
+# In GB18030, the second byte of the first character is a backslash: no escape of JSON.
+CHINESE, FRENCH = "\u8afe\u80c3\u7aa6\u6e83\u75a1", "\u00e9panchement pleural"
+
+
+def table_in(encoding: str, row: dict[str, object], text: str, root: Path, table: str) -> None:
+    """One row of UTF-8, and the same row with a text in another encoding."""
+    cells = {name: row[name] for name in ("patient_id", "study_id", "image")}
+    other = text.encode(encoding)
+    if table == "pairs.csv":
+        head = ",".join([*cells, "text"])
+        line = ",".join(map(str, cells.values()))
+        rows = [f"{line},{text}".encode(), line.encode() + b"," + other]
+        (root / table).write_bytes(b"\n".join([head.encode(), *rows]))
+    elif table == "pairs.jsonl":
+        line = json.dumps(cells)[:-1] + ', "text": "'
+        rows = [f'{line}{text}"}}'.encode(), line.encode() + other + b'"}']
+        (root / table).write_bytes(b"\n".join(rows))
+    else:
+        columns = {name: [cell] * 2 for name, cell in cells.items()}
+        values = pa.array([text.encode(), other], pa.binary())
+        bytes_as_text = pa.StringArray.from_buffers(2, values.buffers()[1], values.buffers()[2])
+        pq.write_table(pa.table(columns | {"text": bytes_as_text}), root / table)
+
+
+@pytest.mark.parametrize("table", ["pairs.csv", "pairs.jsonl", "pairs.parquet"])
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("gb18030", CHINESE), ("windows-1252", FRENCH)], ids=["gb", "latin"]
+)
+def test_text_that_is_not_utf8_is_read_as_configured_or_rejected(
+    raw_rows: Make,
+    save_manifest: Callable[[Rows], Path],
+    table: str,
+    encoding: NotUtf8,
+    text: str,
+) -> None:
+    rows = raw_rows(1)
+    root = save_manifest(rows)
+    table_in(encoding, rows[0], text, root, table)
+    first, repaired = read(root, table, encoding)
+    assert isinstance(first, Study)
+    assert isinstance(repaired, Study)
+    assert (first.report, first.repaired) == (text, False)
+    assert (repaired.report, repaired.repaired) == (text, True)
+    first, rejected = read(root, table)
+    assert isinstance(first, Study)
+    assert isinstance(rejected, Reject)
+    assert rejected.reason == "not UTF-8"
+    assert "source.manifest.not_utf8" in rejected.detail
+
+
+def test_what_is_of_neither_encoding_is_rejected(
+    raw_rows: Make, save_manifest: Callable[[Rows], Path]
+) -> None:
+    rows = raw_rows(1)
+    root = save_manifest(rows)
+    table_in("latin-1", rows[0], "caf\u00e9 noir", root, "pairs.csv")
+    _, rejected = read(root, not_utf8="gb18030")
+    assert isinstance(rejected, Reject)
+    assert (rejected.reason, rejected.detail, rejected.column) == (
+        "not UTF-8",
+        "nor gb18030",
+        "text",
+    )
+
+
+@pytest.mark.parametrize("table", ["pairs.csv", "pairs.jsonl"])
+def test_utf16_is_named(raw_rows: Make, save_manifest: Callable[[Rows], Path], table: str) -> None:
+    root = save_manifest(raw_rows(1))
+    content = (root / "pairs.csv").read_text()
+    (root / table).write_text(content, encoding="utf-16")
+    with pytest.raises(DataError, match=r"(?s)is UTF-16.*save it as UTF-8"):
+        read(root, table)
+
+
+@given(st.binary(max_size=40), st.sampled_from(["reject", "windows-1252", "gb18030"]))
+def test_any_bytes_become_text_or_nothing(content: bytes, not_utf8: NotUtf8) -> None:
+    read = in_utf8(content.decode("utf-8", "surrogateescape"), not_utf8)
+    if read is not None:
+        read.encode("utf-8")
+    assert read is not None or not_utf8 != "windows-1252"
+    try:
+        assert read == content.decode("utf-8")
+    except UnicodeDecodeError:
+        assert not_utf8 != "reject" or read is None
