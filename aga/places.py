@@ -57,8 +57,7 @@ def words_in(words: Sequence[Word], start: int, end: int) -> Bool[np.ndarray, "L
 
 def image_config(bundle: Bundle) -> ImageConfig:
     """How the bundle's images were prepared, for mapping boxes."""
-    transform = bundle.transform
-    return ImageConfig(size=transform.height, mode=transform.mode, fit=transform.fit)
+    return bundle.transform.image_config
 
 
 def patch_grid(bundle: Bundle) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def export(folder: Path, name: str = "aga", text_path: Path | None = None) -> Bu
         parameter.data.add_(0.01)
     model.encode_images(torch.randn(4, 1, *SIZE))  # moves the running statistics from their start
     model.eval()
-    transform = ImageTransform(*SIZE, 1, (0.4,), (0.2,), "pad", "grey")
+    transform = ImageTransform(*SIZE, 1, (0.4,), (0.2,), "pad", "grey", "voi", "first")
     sha256 = save_bundle(
         folder,
         model,

@@ -26,7 +26,7 @@ from aga.training.run import RunData
 ROWS = 60
 TOKENIZER = TokenizerConfig(path=None, vocabulary=60, lowercase=True, max_tokens=16)
 PREPARE = PrepareConfig.model_validate(
-    PARAMS["prepare"] | {"image": {"size": 32, "mode": "grey", "fit": "pad"}}
+    PARAMS["prepare"] | {"image": PARAMS["prepare"]["image"] | {"size": 32}}
 )
 
 

@@ -7,7 +7,8 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from aga.data.examine import UNREADABLE, examine
+from aga.data.dicom import UNREADABLE
+from aga.data.examine import examine
 from aga.data.parts import Recipe
 from aga.data.schema import Reject, Study
 from aga.data.workers import WorkerDied, Workers, in_order

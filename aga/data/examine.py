@@ -20,8 +20,6 @@ from aga.data.schema import Reject, Study
 from aga.data.sources.base import is_file
 from aga.data.views import ViewsConfig, view_problem
 
-UNREADABLE = "image unreadable"
-
 
 @dataclass(frozen=True)
 class PreparedPair:
@@ -63,9 +61,9 @@ def examine(
     if isinstance(parsed, Reject):
         return parsed
     try:
-        original = decode_image(study.image)
+        original = decode_image(study.image, image)
     except ImageError as error:
-        return Reject(study.location, UNREADABLE, error.problem, "image")
+        return Reject(study.location, error.reason, error.problem, "image")
     if original.min() == original.max():
         return Reject(study.location, "image blank", "all pixels are equal", "image")
     fitted = np.ascontiguousarray(prepare_image(original, image))

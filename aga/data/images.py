@@ -1,4 +1,4 @@
-"""One image: decoding any Pillow format to 8 bits, fitting it to a square, and mapping boxes."""
+"""One image: decoding DICOM or a Pillow format to 8 bits, fitting it to a square, mapping boxes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from aga.config import Config
+from aga.data.dicom import (
+    UNREADABLE,
+    DicomError,
+    FramePolicy,
+    decode_dicom,
+    dicom_size,
+    is_dicom,
+)
+from aga.data.windows import WindowMode
 from aga.errors import DataError
 
 Box = tuple[float, float, float, float]
@@ -28,31 +37,38 @@ class ImageError(DataError):
     Args:
         path: The file.
         problem: What is wrong with it, without its name.
+        reason: Under which it is counted among the rejects.
     """
 
-    def __init__(self, path: Path, problem: str) -> None:
+    def __init__(self, path: Path, problem: str, reason: str = UNREADABLE) -> None:
         self.problem = problem
+        self.reason = reason
         super().__init__(
             "The image cannot be decoded",
             where=path,
             got=problem,
-            expected="a PNG, JPEG, TIFF or other image that Pillow reads",
+            expected="DICOM, PNG, JPEG, TIFF or another image that Pillow reads",
         )
 
 
 class ImageConfig(Config):
-    """Shape of the prepared images.
+    """What prepared images look like.
 
     Attributes:
         size: Height and width in pixels.
         mode: `grey` (one channel) or `rgb` (three).
         fit: How an image that is not square becomes so: `pad` adds black, `crop` keeps the centre,
             `stretch` changes the aspect ratio.
+        window: How the grey values of a DICOM file become 8 bits: `voi` as the file says,
+            `percentile` by the values that occur, `mimic_jpg` as MIMIC-CXR-JPG was made.
+        frames: Which frame of a DICOM file with several is taken; `reject` refuses it.
     """
 
     size: int = Field(gt=0)
     mode: Literal["grey", "rgb"]
     fit: Literal["pad", "crop", "stretch"]
+    window: WindowMode
+    frames: FramePolicy
 
     @property
     def channels(self) -> int:
@@ -72,6 +88,8 @@ def image_size(path: Path) -> tuple[int, int] | None:
         None where the file is not an image.
     """
     try:
+        if is_dicom(path):
+            return dicom_size(path)
         with Image.open(path) as image:
             turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the axes
             return (image.width, image.height) if turned else (image.height, image.width)
@@ -79,15 +97,17 @@ def image_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def decode_image(path: Path) -> UInt8[np.ndarray, "H W C"]:
-    """Decode an image file, upright, to 8 bits a channel.
+def decode_image(path: Path, config: ImageConfig) -> UInt8[np.ndarray, "H W C"]:
+    """Decode an image file, upright, to 8 bits a channel. Its content says whether it is DICOM.
 
-    Samples of more than 8 bits are scaled from the smallest depth of 8, 10, 12, 14 and 16 bits that
-    holds the image's largest: 12-bit detectors are usually stored in 16-bit files. Transparent
-    pixels are black. Of several frames the first is read.
+    DICOM is shown as `config.window` and `config.frames` say. In other formats, samples of more
+    than 8 bits are scaled from the smallest depth of 8, 10, 12, 14 and 16 bits that holds the
+    image's largest: 12-bit detectors are usually stored in 16-bit files. Transparent pixels are
+    black. Of several frames the first is read.
 
     Args:
-        path: A file in any format that Pillow reads.
+        path: A DICOM file, or one in any format that Pillow reads.
+        config: Only what it says about DICOM is used.
 
     Returns:
         Pixels with one channel (grey) or three (colour).
@@ -96,9 +116,13 @@ def decode_image(path: Path) -> UInt8[np.ndarray, "H W C"]:
         ImageError: The file is missing or is not an image.
     """
     try:
+        if is_dicom(path):
+            return decode_dicom(path, config.window, config.frames)
         with Image.open(path) as image:
             image.load()
             pixels = _eight_bit(ImageOps.exif_transpose(image))
+    except DicomError as error:
+        raise ImageError(path, error.problem, error.reason) from error
     except _UNREADABLE as error:
         raise ImageError(path, _problem(error)) from error
     return pixels if pixels.ndim == 3 else pixels[:, :, None]

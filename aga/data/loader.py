@@ -276,14 +276,17 @@ def training_transform(
         raise DataError("The train split is empty", where=studies.folder, fix=_CHANGE_SPLIT)
     mean, std = pixel_statistics(images, rows)
     height, width, channels = images.shape[1:]
+    prepared = studies.info.config["image"]
     return ImageTransform(
         height=height,
         width=width,
         channels=channels,
         mean=mean,
         std=std,
-        fit=studies.info.config["image"]["fit"],
-        mode=studies.info.config["image"]["mode"],
+        fit=prepared["fit"],
+        mode=prepared["mode"],
+        window=prepared["window"],
+        frames=prepared["frames"],
     )
 
 

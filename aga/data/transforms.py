@@ -20,8 +20,12 @@ from pydantic import Field
 from torch import Tensor
 
 from aga.config import Config
+from aga.data.dicom import FramePolicy
+from aga.data.images import ImageConfig
+from aga.data.windows import WindowMode
 from aga.errors import DataError
 
+_BEFORE_DICOM = {"window": "voi", "frames": "first"}  # of bundles older than the two settings
 STATISTIC_ROWS = 16384  # enough for a mean to three digits, and bounded in time
 
 
@@ -57,6 +61,8 @@ class ImageTransform:
         std: Per channel, likewise.
         fit: How an image of another shape is made to fit.
         mode: What the channels are.
+        window: How a DICOM file's grey values become 8 bits.
+        frames: Which frame of a DICOM file is taken.
     """
 
     height: int
@@ -66,6 +72,19 @@ class ImageTransform:
     std: tuple[float, ...]
     fit: Literal["pad", "crop", "stretch"]
     mode: Literal["grey", "rgb"]
+    window: WindowMode
+    frames: FramePolicy
+
+    @property
+    def image_config(self) -> ImageConfig:
+        """How `aga.data.images` decodes and prepares an image as those of training were."""
+        return ImageConfig(
+            size=self.height,
+            mode=self.mode,
+            fit=self.fit,
+            window=self.window,
+            frames=self.frames,
+        )
 
     def __call__(self, pixels: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B C H W"]:
         """Scale to [0, 1] and normalise each channel.
@@ -94,6 +113,7 @@ class ImageTransform:
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote."""
         values = json.loads(text)
+        values = _BEFORE_DICOM | values
         return cls(**values | {name: tuple(values[name]) for name in ("mean", "std")})
 
 

@@ -16,7 +16,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from aga.bundle import load_bundle
-from aga.data.images import ImageConfig, decode_image, prepare_image
+from aga.data.images import decode_image, prepare_image
 from aga.data.transforms import ImageTransform
 from aga.errors import DataError
 
@@ -32,7 +32,8 @@ class EncoderModel(PythonModel):  # type: ignore[misc]
         """L2-normalised embeddings, in the order of the rows.
 
         Args:
-            model_input: Each row has either `image`, a PNG, JPEG or TIFF file as base64, or `text`.
+            model_input: Each row has either `image`, a DICOM, PNG, JPEG or TIFF file as base64, or
+                `text`.
 
         Raises:
             DataError: A row has neither or both, or its image cannot be read.
@@ -61,9 +62,8 @@ def _prepared(encoded: str, transform: ImageTransform) -> UInt8[np.ndarray, "H W
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image"
         path.write_bytes(content)
-        pixels = decode_image(path)
-    config = ImageConfig(size=transform.height, mode=transform.mode, fit=transform.fit)
-    return prepare_image(pixels, config)
+        pixels = decode_image(path, transform.image_config)
+    return prepare_image(pixels, transform.image_config)
 
 
 set_model(EncoderModel())

@@ -17,7 +17,7 @@ from aga.data.workers import LocalWorkers
 def prepare_config() -> PrepareConfig:
     return PrepareConfig.model_validate(
         {
-            "image": {"size": 16, "mode": "grey", "fit": "pad"},
+            "image": {"size": 16, "mode": "grey", "fit": "pad", "window": "voi", "frames": "first"},
             "report": {
                 "prefer": ["findings+impression", "findings", "impression", "whole"],
                 "deidentified": "drop",

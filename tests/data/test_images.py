@@ -25,7 +25,8 @@ FITS = ("pad", "crop", "stretch")
 
 
 def config(size: int = 32, mode: str = "grey", fit: str = "pad") -> ImageConfig:
-    return ImageConfig.model_validate({"size": size, "mode": mode, "fit": fit})
+    shape = {"size": size, "mode": mode, "fit": fit}
+    return ImageConfig.model_validate({**shape, "window": "voi", "frames": "first"})
 
 
 def ramp(top: int, dtype: type = np.uint16) -> np.ndarray:
@@ -35,21 +36,25 @@ def ramp(top: int, dtype: type = np.uint16) -> np.ndarray:
 @pytest.mark.parametrize("top", [1023, 4095, 16383, 65535])
 def test_deep_samples_use_the_full_range(tmp_path: Path, top: int) -> None:
     Image.fromarray(ramp(top)).save(tmp_path / "deep.png")
-    pixels = decode_image(tmp_path / "deep.png")[:, :, 0]
+    pixels = decode_image(tmp_path / "deep.png", config())[:, :, 0]
     np.testing.assert_array_equal(pixels.ravel(), np.arange(256))
 
 
 def test_an_eight_bit_image_stored_in_sixteen_is_kept(tmp_path: Path) -> None:
     Image.fromarray(ramp(255)).save(tmp_path / "deep.png")
-    np.testing.assert_array_equal(decode_image(tmp_path / "deep.png").ravel(), np.arange(256))
+    np.testing.assert_array_equal(
+        decode_image(tmp_path / "deep.png", config()).ravel(), np.arange(256)
+    )
 
 
 def test_floating_point_tiff(tmp_path: Path) -> None:
     Image.fromarray((ramp(255) / 255).astype(np.float32)).save(tmp_path / "unit.tiff")
-    np.testing.assert_array_equal(decode_image(tmp_path / "unit.tiff").ravel(), np.arange(256))
+    np.testing.assert_array_equal(
+        decode_image(tmp_path / "unit.tiff", config()).ravel(), np.arange(256)
+    )
     Image.fromarray(ramp(255).astype(np.float32)).save(tmp_path / "wild.tiff")
     with pytest.raises(ImageError):
-        decode_image(tmp_path / "wild.tiff")
+        decode_image(tmp_path / "wild.tiff", config())
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "YCbCr"])
@@ -58,7 +63,7 @@ def test_every_mode_becomes_what_is_asked_for(tmp_path: Path, mode: str, target:
     image = Image.fromarray(ramp(255, np.uint8))
     suffix = "tiff" if mode in ("CMYK", "YCbCr", "I") else "png"
     image.convert("I" if mode == "I;16" else mode).convert(mode).save(tmp_path / f"x.{suffix}")
-    prepared = prepare_image(decode_image(tmp_path / f"x.{suffix}"), config(16, target))
+    prepared = prepare_image(decode_image(tmp_path / f"x.{suffix}", config()), config(16, target))
     assert prepared.shape == (16, 16, 1 if target == "grey" else 3)
     if mode != "1":
         expected = ramp(255, np.uint8).astype(int)
@@ -69,7 +74,7 @@ def test_transparent_pixels_are_black(tmp_path: Path) -> None:
     pixels = np.full((8, 8, 4), 200, np.uint8)
     pixels[:, :4, 3], pixels[:, 4:, 3] = 0, 255
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    decoded = decode_image(tmp_path / "x.png")
+    decoded = decode_image(tmp_path / "x.png", config())
     assert (decoded[:, :4] == 0).all()
     assert (decoded[:, 4:] == 200).all()
 
@@ -78,7 +83,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((20, 10), np.uint8)).save(tmp_path / "x.jpg", exif=exif)
-    assert decode_image(tmp_path / "x.jpg").shape == (10, 20, 1)
+    assert decode_image(tmp_path / "x.jpg", config()).shape == (10, 20, 1)
     assert image_size(tmp_path / "x.jpg") == (10, 20)
 
 
@@ -91,7 +96,7 @@ def test_what_is_no_image_is_refused_without_its_name(tmp_path: Path, damage: st
     if damage == "missing":
         path.unlink()
     with pytest.raises(ImageError) as caught:
-        decode_image(path)
+        decode_image(path, config())
     assert "patient" not in caught.value.problem
     if damage != "cut":
         assert image_size(path) is None

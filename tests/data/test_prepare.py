@@ -88,7 +88,7 @@ def test_a_good_folder(
 
     images = dataset.images(tmp_path / "cache")
     for number in (0, 15, 16, 39):
-        raw = decode_image(root / f"images/{number}.png")
+        raw = decode_image(root / f"images/{number}.png", prepare_config.image)
         np.testing.assert_array_equal(images[number], prepare_image(raw, prepare_config.image))
         sha256 = hashlib.sha256(images[number].tobytes()).hexdigest()
         assert manifest["pixel_sha256"][number].as_py() == sha256

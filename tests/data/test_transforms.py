@@ -69,7 +69,7 @@ def transform_of(images: np.ndarray) -> ImageTransform:
     mean, std = pixel_statistics(images, np.arange(len(images)))
     height, width, channels = images.shape[1:]
     mode = "grey" if channels == 1 else "rgb"
-    return ImageTransform(height, width, channels, mean, std, "pad", mode)
+    return ImageTransform(height, width, channels, mean, std, "pad", mode, "voi", "first")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
