@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from aga.bundle import Bundle
+from aga.data.encoding import TokenizedText
 from aga.data.images import Box, ImageConfig, original_box
-from aga.data.tokenizer import TokenizedText
 
 PatchCentres: TypeAlias = tuple[Float[np.ndarray, "rows"], Float[np.ndarray, "columns"]]
 

@@ -24,7 +24,7 @@ from aga.explain import explain
 from aga.training.run import RunData
 
 ROWS = 60
-TOKENIZER = TokenizerConfig(path=None, vocabulary=60, lowercase=True, max_tokens=16)
+TOKENIZER = TokenizerConfig(path=None, vocabulary=60, lowercase=True, min_patients=1, max_tokens=16)
 PREPARE = PrepareConfig.model_validate(
     PARAMS["prepare"] | {"image": PARAMS["prepare"]["image"] | {"size": 32}}
 )

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import importlib.metadata
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from aga.errors import DataError
 
+_LIBRARIES = (
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "tokenizers",
+    "pydicom",
+    "python-gdcm",
+    "pylibjpeg-openjpeg",
+    "ImageHash",
+)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -71,7 +84,8 @@ def working_folder(out: Path, key: str) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     done = False
     try:
-        yield folder
+        with disk_errors(out):
+            yield folder
         done = True
     except DiskFullError:
         done = True
@@ -100,3 +114,30 @@ def disk_errors(where: Path) -> Iterator[None]:
 def _free_space(path: Path) -> str:
     place = next(folder for folder in (path, *path.parents) if folder.exists())
     return f"{shutil.disk_usage(place).free / 2**20:.1f} MiB free"
+
+
+def sha256_of(*parts: str) -> str:
+    """One hash of several texts; where one ends and the next begins counts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode("utf-8", "surrogatepass")
+        digest.update(f"{len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+@cache
+def code_sha256() -> str:
+    """Of the code of this package, and of the versions of the libraries that it decodes with.
+
+    What was made by other code is not taken for what this code would make.
+    """
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return sha256_of(*(file.read_text(encoding="utf-8") for file in files), *_versions())
+
+
+def _versions() -> Iterator[str]:
+    for name in _LIBRARIES:
+        try:
+            yield f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            yield name

@@ -8,13 +8,11 @@ finished, the next one goes on from. Parts appear whole or not at all, and hold 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aga.data.examine import PreparedPair, examine
+from aga.data.files import code_sha256, sha256_of
 from aga.data.images import ImageConfig
 from aga.data.patients import SplitRow
 from aga.data.reports import ReportConfig
@@ -32,15 +31,6 @@ from aga.data.views import View, ViewsConfig, normal_view
 _MADE_LATER = ("row",)  # a row's number is known when all parts before it are
 PARTIAL = ".partial"
 _LOST = "\ufffd"
-_LIBRARIES = (
-    "numpy",
-    "pillow",
-    "pyarrow",
-    "pydicom",
-    "python-gdcm",
-    "pylibjpeg-openjpeg",
-    "ImageHash",
-)
 PART = pa.schema(
     [
         *(field for field in MANIFEST if field.name not in _MADE_LATER),
@@ -76,7 +66,7 @@ class Recipe:
         """A hash that another recipe, other code or other libraries change."""
         settings = (self.image, self.report, self.views)
         parts = [config.model_dump_json() for config in settings]
-        return _sha256(*parts, str(self.group_rows), _code_sha256(), *_versions())[:16]
+        return sha256_of(*parts, str(self.group_rows), code_sha256())[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +248,7 @@ def _facts(row: dict[str, Any]) -> RowFacts:
 
 def _state_sha256(rows: Sequence[Study | Reject]) -> str:
     """Of the rows as the source gives them, and of the size and time of their image files."""
-    return _sha256(*(f"{row!r} {_file_state(row)}" for row in rows))
+    return sha256_of(*(f"{row!r} {_file_state(row)}" for row in rows))
 
 
 def _file_state(row: Study | Reject) -> str:
@@ -269,29 +259,3 @@ def _file_state(row: Study | Reject) -> str:
     except OSError as error:
         return type(error).__name__
     return f"{status.st_size} {status.st_mtime_ns}"
-
-
-@cache
-def _code_sha256() -> str:
-    folder = Path(__file__).parent
-    return _sha256(*(path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py"))))
-
-
-@cache
-def _versions() -> tuple[str, ...]:
-    return tuple(_version(name) for name in _LIBRARIES)
-
-
-def _version(name: str) -> str:
-    try:
-        return f"{name} {importlib.metadata.version(name)}"
-    except importlib.metadata.PackageNotFoundError:
-        return name
-
-
-def _sha256(*parts: str) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        content = part.encode("utf-8", "surrogatepass")
-        digest.update(f"{len(content)} ".encode() + content)
-    return digest.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from aga.data.splits import SplitConfig, assign_splits
 from aga.data.studies import INFO_FILE, DatasetInfo, ImageInfo
 from aga.data.tally import Tally
 from aga.data.views import LEFT_OUT, ViewsConfig, stand_for_their_study
-from aga.data.workers import LocalWorkers, Workers
+from aga.data.workers import Workers, opened
 from aga.errors import DataError
 
 
@@ -149,7 +149,7 @@ def prepare(
     require_folder(root)
     recipe = config.recipe
     with (
-        _opened(workers) as processes,
+        opened(workers) as processes,
         working_folder(out, recipe.key) as work,
         replaced_folder(out) as folder,
     ):
@@ -193,17 +193,13 @@ def check(
         for study in read_studies(source, root)
     )
     bad: list[Reject] = []
-    with _opened(workers) as processes:
+    with opened(workers) as processes:
         chunks = examined(processes, studies, config.recipe, examined_facts)
         for chunk in progress(chunks, "rows", size=len):
             rejects = tally.take_all(chunk)[1]
             bad += [reject for reject in rejects if reject.reason not in LEFT_OUT]
     given = [row for row in (*tally.rows, *tally.repeats) if row.given is not None]
     return [*bad, *separated_repeats(given)]
-
-
-def _opened(workers: Workers | None) -> AbstractContextManager[Workers]:
-    return LocalWorkers() if workers is None else nullcontext(workers)
 
 
 def _write_parts(

@@ -12,16 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Int64
-from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from aga.data.sentences import NO_SENTENCE, sentence_numbers
-from aga.data.wordpiece import CLS, MASK, PAD, SEP, UNK, train_wordpiece
+from aga.data.encoding import TokenizedText, encoded
+from aga.data.sentences import NO_SENTENCE
+from aga.data.wordpiece import CLS, MASK, PAD, SEP, UNK, WordCounts, count_words, train_wordpiece
 from aga.errors import ParamsError
 
-NO_OFFSET = -1  # where a special token stands in the text
-NO_WORD = -1  # which word it is a piece of
 PAD_MULTIPLE = 8  # lengths that kernels like, and few distinct ones
 _ROLES = (
     "pad_token",
@@ -32,32 +31,6 @@ _ROLES = (
     "bos_token",
     "eos_token",
 )
-
-
-@dataclass(frozen=True)
-class TokenizedText:
-    """One report's tokens, special tokens included, not padded.
-
-    Attributes:
-        token_ids: Vocabulary ids.
-        starts: Character offsets in the text; -1 for special tokens.
-        ends: Character offsets, exclusive; -1 for special tokens.
-        words: Which word of the text each token is a piece of; -1 for special tokens.
-        sentences: Which sentence of the text each token is in; -1 for special tokens.
-        truncated: Tokens that were cut off.
-    """
-
-    token_ids: list[int]
-    starts: list[int]
-    ends: list[int]
-    words: list[int]
-    sentences: list[int]
-    truncated: int
-
-    @property
-    def content(self) -> list[bool]:
-        """Per token, True where it is no special token."""
-        return [start != NO_OFFSET for start in self.starts]
 
 
 def trained_tokenizer(
@@ -71,10 +44,21 @@ def trained_tokenizer(
 
     Each of `marks` is one token wherever it stands, and content, as a word is.
     """
+    patients = map(str, range(len(texts)))
+    words = count_words(zip(patients, texts, strict=True), lowercase, 1, marks)
+    return tokenizer_of_words(words, vocabulary, lowercase, max_tokens, marks)
+
+
+def tokenizer_of_words(
+    words: WordCounts,
+    vocabulary: int,
+    lowercase: bool,
+    max_tokens: int,
+    marks: Sequence[str] = (),
+) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer trained on counted words; see `trained_tokenizer`."""
     roles = dict(zip(_ROLES, (PAD, UNK, CLS, SEP, MASK), strict=False))
-    for mark in marks:
-        texts = [text.replace(mark, " ") for text in texts]
-    backend = train_wordpiece(texts, vocabulary - len(marks), lowercase)
+    backend = train_wordpiece(words, vocabulary - len(marks), lowercase)
     return _wrap(backend, roles, max_tokens, marks)
 
 
@@ -135,13 +119,7 @@ def encode(
         texts: Cleaned report texts.
         max_tokens: Longest result in tokens, special tokens included; the rest is cut off.
     """
-    backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = True
-    backend.no_padding()
-    backend.enable_truncation(max_tokens)
-    encodings = backend.encode_batch(list(texts))
-    backend.no_truncation()  # it would be saved with the tokenizer
-    return [_tokenized(*pair) for pair in zip(encodings, texts, strict=True)]
+    return encoded(tokenizer.backend_tokenizer, texts, max_tokens)
 
 
 @dataclass(frozen=True)
@@ -187,23 +165,6 @@ def pad_tokens(
         attention_mask=torch.from_numpy(attention_mask),
         content_mask=torch.from_numpy(padded_sentences != NO_SENTENCE),
         sentences=torch.from_numpy(padded_sentences),
-    )
-
-
-def _tokenized(encoding: Encoding, text: str) -> TokenizedText:
-    special = encoding.special_tokens_mask
-    offsets = [
-        (NO_OFFSET, NO_OFFSET) if is_special else offset
-        for offset, is_special in zip(encoding.offsets, special, strict=True)
-    ]
-    starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
-    return TokenizedText(
-        token_ids=encoding.ids,
-        starts=starts,
-        ends=ends,
-        words=[NO_WORD if number is None else number for number in encoding.word_ids],
-        sentences=sentence_numbers(text, starts, ends),
-        truncated=sum(part.special_tokens_mask.count(0) for part in encoding.overflowing),
     )
 
 

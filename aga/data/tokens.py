@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,30 +17,33 @@ from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
 from aga.config import Config
 from aga.data.cleaning import DEID
-from aga.data.files import replaced_folder
+from aga.data.files import code_sha256, replaced_folder, working_folder
 from aga.data.progress import progress
-from aga.data.schema import SPLITS, TOKENS
+from aga.data.schema import SPLITS
 from aga.data.sentences import NO_SENTENCE
 from aga.data.shards import image_shards
 from aga.data.studies import StudyDataset
-from aga.data.tokenizer import (
-    TokenizedText,
-    encode,
-    local_tokenizer,
-    open_tokenizer,
-    trained_tokenizer,
+from aga.data.token_shards import (
+    AGAIN,
+    RowRange,
+    ShardCounts,
+    count_training_words,
+    flat,
+    lengths,
+    read_shard,
+    shard_sha256,
+    write_shard,
 )
+from aga.data.tokenizer import local_tokenizer, open_tokenizer, tokenizer_of_words
+from aga.data.wordpiece import WordCounts
+from aga.data.workers import Workers, in_order, opened
 from aga.errors import DataError
-
-_AGAIN = "run `dvc repro tokenize`"
 
 
 class TokenizerConfig(Config):
@@ -51,12 +53,15 @@ class TokenizerConfig(Config):
         path: Folder of an existing tokenizer; None trains one on the training split.
         vocabulary: Most pieces that a trained tokenizer may have, special tokens included.
         lowercase: Whether a trained tokenizer folds case.
+        min_patients: How many patients must have a word before a trained tokenizer learns a piece
+            of it: the vocabulary leaves with the model, names should not.
         max_tokens: Longest report in tokens, special tokens included; the rest is cut off.
     """
 
     path: str | None
     vocabulary: Annotated[int, Field(ge=16)]
     lowercase: bool
+    min_patients: Annotated[int, Field(ge=1)]
     max_tokens: Annotated[int, Field(ge=3)]
 
 
@@ -100,44 +105,45 @@ class TokenRecord:
     sha256: str
 
 
-def tokenize(studies: Path, out: Path, config: TokenizerConfig) -> TokenSummary:
+def tokenize(
+    studies: Path, out: Path, config: TokenizerConfig, workers: Workers | None = None
+) -> TokenSummary:
     """Make `data/tokens/` from `data/studies/`; `out` appears whole or not at all.
 
-    Nothing is drawn at random: equal studies and settings give equal bytes.
+    Nothing is drawn at random: equal studies and settings give equal bytes, whatever the workers.
+    Finished shards are kept beside `out` until all are done: after a kill, the same call goes on
+    from them.
 
     Args:
         studies: Folder that `prepare` wrote.
         out: Folder to create or replace.
         config: The tokenizer's settings; `path` is absolute, or relative to the working folder.
+        workers: Processes to work in; by default those of this machine.
 
     Raises:
         ParamsError: `tokenizer.path` holds no usable tokenizer.
         DataError: The studies are missing or have no training split, or the disk is full.
     """
     dataset = StudyDataset.open(studies)
-    reports = pa.table({name: dataset.column(name) for name in ("split", "text")})
-    tokenizer = _make_tokenizer(reports, config, _marks(dataset))
-    tally = _Tally(tokenizer.unk_token_id)
-    with replaced_folder(out) as folder:
+    rows = list(_row_ranges(dataset))
+    with opened(workers) as processes, replaced_folder(out) as folder:
+        tokenizer = _make_tokenizer(rows, config, _marks(dataset), processes)
         tokenizer.save_pretrained(folder / "tokenizer")
-        tokenizer_sha256 = _folder_sha256(folder / "tokenizer")
-        shard_hashes = []
-        for shard, start, stop in progress(list(_shard_bounds(studies)), "shards"):
-            split, text = (column.to_pylist() for column in reports.slice(start, stop - start))
-            rows = encode(tokenizer, text, config.max_tokens)
-            tally.add(split, rows)
-            table = _shard_table(start, rows)
-            shard_hashes.append(_shard_sha256(table))
-            pq.write_table(table, folder / shard, compression="zstd")
+        made_from = (dataset.info.sha256, _folder_sha256(folder / "tokenizer"))
+        key = combined(*made_from, str(config.max_tokens), code_sha256())[:16]
+        with working_folder(out, key) as work:
+            shards = _write_shards(work, folder / "tokenizer", rows, config.max_tokens, processes)
+            for shard in token_shards(work):
+                shard.rename(folder / shard.name)
         record = TokenRecord(
-            studies_sha256=dataset.info.sha256,
-            tokenizer_sha256=tokenizer_sha256,
+            studies_sha256=made_from[0],
+            tokenizer_sha256=made_from[1],
             max_tokens=config.max_tokens,
-            truncated_rows=tally.truncated_rows,
-            sha256=_combined(dataset.info.sha256, tokenizer_sha256, *shard_hashes),
+            truncated_rows=sum(shard.truncated_rows for shard in shards),
+            sha256=combined(*made_from, *(shard.sha256 for shard in shards)),
         )
         (folder / "tokens.json").write_text(json.dumps(asdict(record), indent=2) + "\n")
-    return tally.summary(len(tokenizer))
+    return _summary(shards, len(tokenizer))
 
 
 class TokenDataset:
@@ -156,14 +162,14 @@ class TokenDataset:
         self._folder = folder
         hashes = [record.studies_sha256, record.tokenizer_sha256]
         parts = []
-        for path in _token_shards(folder):
-            table = _read_shard(path)
-            hashes.append(_shard_sha256(table))
-            columns = (_flat(table, name) for name in ("token_ids", "sentences"))
-            parts.append((_lengths(table), *columns))
-        _require_equal("The token shards are damaged", folder, _combined(*hashes), record.sha256)
-        lengths, token_ids, sentences = map(np.concatenate, zip(*parts, strict=True))
-        self._bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        for path in token_shards(folder):
+            table = read_shard(path)
+            hashes.append(shard_sha256(table))
+            columns = (flat(table, name) for name in ("token_ids", "sentences"))
+            parts.append((lengths(table), *columns))
+        _require_equal("The token shards are damaged", folder, combined(*hashes), record.sha256)
+        sizes, token_ids, sentences = map(np.concatenate, zip(*parts, strict=True))
+        self._bounds = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._token_ids = token_ids
         self._sentences = sentences
 
@@ -212,42 +218,9 @@ class TokenDataset:
     @cached_property
     def _spans(self) -> npt.NDArray[np.int32]:
         """Every row's spans; read when first asked for, as training never does."""
-        tables = [_read_shard(path) for path in _token_shards(self._folder)]
-        columns = [np.concatenate([_flat(t, name) for t in tables]) for name in ("starts", "ends")]
+        tables = [read_shard(path) for path in token_shards(self._folder)]
+        columns = [np.concatenate([flat(t, name) for t in tables]) for name in ("starts", "ends")]
         return np.stack(columns, axis=1)
-
-
-class _Tally:
-    """Counts over the shards."""
-
-    def __init__(self, unknown_id: int | None) -> None:
-        self.truncated_rows = 0
-        self._unknown_id = unknown_id
-        self._lengths: list[int] = []
-        self._unknown: Counter[str] = Counter()
-        self._content: Counter[str] = Counter()
-
-    def add(self, splits: Sequence[str], rows: Sequence[TokenizedText]) -> None:
-        for split, row in zip(splits, rows, strict=True):
-            self.truncated_rows += row.truncated > 0
-            self._lengths.append(len(row.token_ids) + row.truncated)
-            self._content[split] += sum(row.content)
-            if self._unknown_id is not None:
-                self._unknown[split] += row.token_ids.count(self._unknown_id)
-
-    def summary(self, vocabulary: int) -> TokenSummary:
-        return TokenSummary(
-            vocabulary=vocabulary,
-            rows=len(self._lengths),
-            mean_tokens=sum(self._lengths) / len(self._lengths),
-            longest=max(self._lengths),
-            truncated_rows=self.truncated_rows,
-            unknown_share={
-                split: self._unknown[split] / self._content[split]
-                for split in SPLITS
-                if self._content[split]
-            },
-        )
 
 
 def _marks(studies: StudyDataset) -> tuple[str, ...]:
@@ -257,72 +230,76 @@ def _marks(studies: StudyDataset) -> tuple[str, ...]:
 
 
 def _make_tokenizer(
-    reports: pa.Table, config: TokenizerConfig, marks: tuple[str, ...]
+    rows: Sequence[RowRange], config: TokenizerConfig, marks: tuple[str, ...], workers: Workers
 ) -> PreTrainedTokenizerFast:
     if config.path is not None:
         return local_tokenizer(Path(config.path), config.max_tokens, marks)
-    training = reports.filter(pc.field("split") == "train")["text"].to_pylist()
-    if not any(training):
+    words = WordCounts(config.min_patients)
+
+    def count(part: RowRange) -> WordCounts:
+        settings = (config.lowercase, config.min_patients, marks)
+        return workers.call(count_training_words, part, *settings)
+
+    for counted in progress(in_order(count, rows, workers.count), "shards of words", len(rows)):
+        words.update(counted)
+    if not words.counts:
         raise DataError(
             "There is no report in the training split to train a tokenizer on",
             fix="raise prepare.split.train, or set tokenizer.path to an existing tokenizer; images "
             "with labels alone need no tokens: run `python workflows/evaluate.py` on them",
         )
-    return trained_tokenizer(
-        training, config.vocabulary, config.lowercase, config.max_tokens, marks
+    return tokenizer_of_words(words, config.vocabulary, config.lowercase, config.max_tokens, marks)
+
+
+def _write_shards(
+    work: Path, tokenizer: Path, rows: Sequence[RowRange], max_tokens: int, workers: Workers
+) -> list[ShardCounts]:
+    unknown_id = open_tokenizer(tokenizer).unk_token_id
+
+    def write(numbered: tuple[int, RowRange]) -> ShardCounts:
+        number, part = numbered
+        out = work / f"tokens-{number:05d}.parquet"
+        file = tokenizer / "tokenizer.json"
+        return workers.call(write_shard, out, part, file, max_tokens, unknown_id)
+
+    shards = in_order(write, enumerate(rows), workers.count)
+    return list(progress(shards, "reports", rows[-1].stop, size=lambda shard: shard.rows))
+
+
+def _summary(shards: Sequence[ShardCounts], vocabulary: int) -> TokenSummary:
+    rows = sum(shard.rows for shard in shards)
+    content, unknown = (
+        {split: sum(getattr(shard, name)[split] for shard in shards) for split in SPLITS}
+        for name in ("content", "unknown")
+    )
+    return TokenSummary(
+        vocabulary=vocabulary,
+        rows=rows,
+        mean_tokens=sum(shard.tokens for shard in shards) / rows,
+        longest=max(shard.longest for shard in shards),
+        truncated_rows=sum(shard.truncated_rows for shard in shards),
+        unknown_share={
+            split: unknown[split] / content[split] for split in SPLITS if content[split]
+        },
     )
 
 
-def _shard_bounds(studies: Path) -> Iterator[tuple[str, int, int]]:
-    """Name of each token shard with its first row and the row after its last."""
+def _row_ranges(studies: StudyDataset) -> Iterator[RowRange]:
+    """The rows of each image shard: token shards have the same bounds."""
     start = 0
-    for path in image_shards(studies):
+    for path in image_shards(studies.folder):
         stop = start + pq.read_metadata(path).num_rows
-        yield path.name.replace("images-", "tokens-"), start, stop
+        yield RowRange(studies.manifest_path, start, stop)
         start = stop
 
 
-def _token_shards(folder: Path) -> list[Path]:
+def token_shards(folder: Path) -> list[Path]:
+    """The shards of a folder, in row order."""
     return sorted(folder.glob("tokens-*.parquet"))
 
 
-def _shard_table(start: int, rows: Sequence[TokenizedText]) -> pa.Table:
-    columns = {
-        "row": range(start, start + len(rows)),
-        "token_ids": [row.token_ids for row in rows],
-        "starts": [row.starts for row in rows],
-        "ends": [row.ends for row in rows],
-        "sentences": [row.sentences for row in rows],
-        "truncated": [row.truncated for row in rows],
-    }
-    return pa.table(columns, schema=TOKENS)
-
-
-def _read_shard(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path, schema=TOKENS)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError("A token shard is damaged", where=path, got=error, fix=_AGAIN) from error
-
-
-def _lengths(table: pa.Table) -> npt.NDArray[np.int32]:
-    return np.asarray(pc.list_value_length(table["token_ids"]))
-
-
-def _flat(table: pa.Table, name: str) -> npt.NDArray[np.int32]:
-    """A list column's values, row after row."""
-    return np.asarray(pc.list_flatten(table[name]))
-
-
-def _shard_sha256(table: pa.Table) -> str:
-    """Hash of the values, not of the file: another Arrow version writes equal tokens otherwise."""
-    digest = hashlib.sha256(_lengths(table).tobytes())
-    for name in ("token_ids", "starts", "ends", "sentences"):
-        digest.update(_flat(table, name).tobytes())
-    return digest.hexdigest()
-
-
-def _combined(*hashes: str) -> str:
+def combined(*hashes: str) -> str:
+    """One hash of several."""
     return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
@@ -338,11 +315,11 @@ def _read_record(path: Path) -> TokenRecord:
     try:
         return TokenRecord(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise DataError("There are no tokens", where=path, fix=_AGAIN) from error
+        raise DataError("There are no tokens", where=path, fix=AGAIN) from error
     except (ValueError, TypeError) as error:
         raise DataError("The record of the tokens is damaged", where=path, got=error) from error
 
 
 def _require_equal(what: str, where: Path, got: str, expected: str) -> None:
     if got != expected:
-        raise DataError(what, where=where, got=got, expected=expected, fix=_AGAIN)
+        raise DataError(what, where=where, got=got, expected=expected, fix=AGAIN)

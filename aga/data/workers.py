@@ -14,6 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from queue import LifoQueue
 from types import TracebackType
 from typing import IO, Any, Protocol, Self, TypeVar, cast, runtime_checkable
@@ -67,6 +68,11 @@ def in_order(call: Callable[[Item], Result], items: Iterable[Item], lanes: int) 
                 yield pending.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def opened(workers: Workers | None) -> AbstractContextManager[Workers]:
+    """The workers for the time of a context; those of this machine where there are none."""
+    return LocalWorkers() if workers is None else nullcontext(workers)
 
 
 def cores() -> int:

@@ -33,7 +33,9 @@ AUGMENTATION = AugmentationConfig(
     rotation=5.0, translation=0.04, scale=0.05, brightness=0.1, contrast=0.1, noise=0.02
 )
 EVERYTHING = SamplingConfig(views="all", sentences=None)
-TOKENIZER = TokenizerConfig(path=None, vocabulary=120, lowercase=True, max_tokens=30)
+TOKENIZER = TokenizerConfig(
+    path=None, vocabulary=120, lowercase=True, min_patients=1, max_tokens=30
+)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from aga.data.cleaning import DEID
 from aga.data.schema import TOKENS
 from aga.data.shards import image_shards
 from aga.data.studies import StudyDataset
+from aga.data.token_shards import write_shard
 from aga.data.tokenizer import (
     encode,
     local_tokenizer,
@@ -31,9 +33,10 @@ from aga.data.tokenizer import (
 )
 from aga.data.tokens import TokenDataset, TokenizerConfig, tokenize
 from aga.data.wordpiece import SPECIAL_TOKENS
+from aga.data.workers import LocalWorkers
 from aga.errors import DataError, ParamsError
 
-CONFIG = TokenizerConfig(path=None, vocabulary=120, lowercase=True, max_tokens=40)
+CONFIG = TokenizerConfig(path=None, vocabulary=120, lowercase=True, min_patients=1, max_tokens=40)
 CHINESE = [
     "左肺上叶见结节影、边界清楚。",
     "右侧胸腔积液、心影增大。",
@@ -61,13 +64,14 @@ def texts_of(studies: StudyDataset) -> list[str]:
 
 TRAIN_IN_A_FRESH_PROCESS = """
 import hashlib, random
-from aga.data.wordpiece import train_wordpiece
+from aga.data.wordpiece import count_words, train_wordpiece
 letters = "abcdefghijklmnopqrstuvwxyzäöüß肺叶结节"
 draw = random.Random(1)
 words = ["".join(draw.choices(letters, k=draw.randint(2, 9))) for _ in range(300)]
 texts = [" ".join(draw.choices(words, k=20)) for _ in range(100)]
 for vocabulary in (40, 300):  # the alphabet does not fit; it does
-    print(hashlib.sha256(train_wordpiece(texts, vocabulary, True).to_str().encode()).hexdigest())
+    words = count_words([(str(n), text) for n, text in enumerate(texts)], True, 1)
+    print(hashlib.sha256(train_wordpiece(words, vocabulary, True).to_str().encode()).hexdigest())
 """
 
 
@@ -398,3 +402,32 @@ def test_more_tokens_than_the_local_tokenizer_allows(
     config = CONFIG.model_copy(update={"path": str(bert_folder), "max_tokens": 65})
     with pytest.raises(ParamsError, match=r"tokenizer\.max_tokens"):
         tokenize(studies.folder, tmp_path / "tokens", config)
+
+
+def test_finished_shards_of_a_killed_run_are_used(studies: StudyDataset, tmp_path: Path) -> None:
+    tokenize(studies.folder, tmp_path / "whole", CONFIG)
+
+    class Killed(BaseException):
+        pass
+
+    class Workers(LocalWorkers):
+        left = 4
+
+        def call(self, function: Callable, *arguments: object) -> object:
+            if function is write_shard:
+                if not self.left:
+                    raise Killed
+                self.left -= 1
+            return super().call(function, *arguments)
+
+    with Workers(1) as workers, pytest.raises(Killed):
+        tokenize(studies.folder, tmp_path / "tokens", CONFIG, workers)
+    kept = sorted((tmp_path / ".tokens.work").glob("*/tokens-*.parquet"))
+    assert len(kept) == 4
+    states = [path.stat().st_ino for path in kept]
+    assert not (tmp_path / "tokens").exists()
+    tokenize(studies.folder, tmp_path / "tokens", CONFIG)
+    assert folder_bytes(tmp_path / "tokens") == folder_bytes(tmp_path / "whole")
+    found = [(tmp_path / "tokens" / path.name).stat().st_ino for path in kept]
+    assert found == states, "a finished shard was made again"
+    assert not (tmp_path / ".tokens.work").exists()
