@@ -31,7 +31,7 @@ _KINDS = {
         r"\b(?:images?|films?|stud(?:y|ies)|exams?|examinations?|reports?|radiographs?)\b"
         r"|\bI (?:fully )?(?:agree|concur) with\b|\bteaching (?:physician|radiologist)\b"
         r"|\b(?:electronically|digitally) (?:signed|approved|authenticated)\b"
-        r"|\b(?:dictated|transcribed|signed|electronically verified|approved) by\b"
+        r"|\b(?:dictated|transcribed|signed|electronically verified) by\b"
         r"|\battending (?:radiologist|physician).{0,60}\b(?:reviewed|agree|attest|present)"
         r"|\b(?:voice|speech) recognition\b|\bdictation (?:software|system)\b",
         re.IGNORECASE,

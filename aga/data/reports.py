@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from aga.data.cleaning import (
     without_sentences,
 )
 from aga.data.schema import NO_REPORT
-from aga.data.sections import SPELLINGS, find_sections, last_paragraph
+from aga.data.sections import SPELLINGS, Section, find_sections, last_paragraph
 from aga.data.sentences import sentence_spans
 
 WHOLE, LAST_PARAGRAPH = "whole", "last_paragraph"
@@ -110,8 +111,9 @@ def parse_report(raw: str, config: ReportConfig) -> ParsedReport:
         raw: The report as the source gives it.
         config: Which part, and how it is cleaned.
     """
+    sections = find_sections(raw, config.own_headings)
     for entry in config.prefer:
-        parts = _parts(raw, entry, config)
+        parts = _parts(raw, sections, entry, config)
         if parts:
             text, offsets = join([part.traced for part in parts])
             dropped = sum((part.dropped for part in parts), Counter[str]())
@@ -124,7 +126,7 @@ def report_problem(raw: str, parsed: ParsedReport, config: ReportConfig) -> tupl
     if not raw.strip():
         return "report empty", "no text"
     if not parsed.section:
-        if _parts(raw, WHOLE, config):
+        if _parts(raw, find_sections(raw, config.own_headings), WHOLE, config):
             return "section missing", f"none of {', '.join(config.prefer)}"
         return "report empty", "nothing but white space, headings, marks and dropped sentences"
     if len(parsed.text) < config.min_characters:
@@ -145,9 +147,8 @@ class _Part(NamedTuple):
         return says_something(self.traced[0])
 
 
-def _parts(raw: str, entry: str, config: ReportConfig) -> list[_Part]:
+def _parts(raw: str, sections: Sequence[Section], entry: str, config: ReportConfig) -> list[_Part]:
     """The parts of an entry of `prefer`, in its order; none where one of them says nothing."""
-    sections = find_sections(raw, config.own_headings)
     if entry == WHOLE:  # headings alone say nothing
         whole = _part(raw, (0, len(raw)), config)
         content = any(_part(raw, (s.start, s.end), config).is_said for s in sections)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -96,7 +97,7 @@ def find_sections(raw: str, own: tuple[str, ...] = ()) -> list[Section]:
     return found
 
 
-def last_paragraph(raw: str, sections: list[Section]) -> tuple[int, int] | None:
+def last_paragraph(raw: str, sections: Sequence[Section]) -> tuple[int, int] | None:
     """Start and end of the last paragraph that stands under no heading of its own.
 
     Reports without FINDINGS describe the image there: below the reason for the exam, after an empty

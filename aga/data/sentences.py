@@ -25,6 +25,7 @@ _END = re.compile(
 )
 _LAST_WORD = re.compile(r"[^\s(\[\"'/,;:]*$")
 _LIST_NUMBER = re.compile(r"\s*\(?(?:\d{1,2}|[A-Za-z])$")
+_NUMBER_AND_SPACE = re.compile(r"\d\s+$")
 _LETTERS = re.compile(r"(?:\w\.)+\w")  # i.v, a.p
 
 
@@ -96,8 +97,8 @@ def _goes_on(before: str, mark: str, following: str) -> bool:
         mark: One or more of `.!?`.
         following: The first character behind the mark and its white space.
     """
-    if mark != ".":  # `pneumonia? versus`, `heart ... normal`
-        return following.islower()
+    if mark != ".":  # `pneumonia? versus`, `heart ... normal`, `38.5 ? C` of a lost character
+        return following.islower() or _NUMBER_AND_SPACE.search(before) is not None
     if following in ",;:)" or _LIST_NUMBER.fullmatch(before):
         return True
     found = _LAST_WORD.search(before)

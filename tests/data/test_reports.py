@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import re
+from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +16,11 @@ from pydantic import ValidationError
 
 from aga.data.cleaning import DEID
 from aga.data.reports import ParsedReport, ReportConfig, parse_report, report_problem
+from aga.data.schema import Study
+from aga.data.sentences import sentence_spans
+from aga.data.sources.covid_chestxray import CovidChestxray, CovidChestxrayConfig
 
+SECTIONS = ("findings", "impression")
 TOLD = ("notification", "attestation")
 
 
@@ -227,6 +235,7 @@ There is an electronic cardiac device overlying the left chest wall.
 Abnormal appearance of the mediastinum as discussed below.
 The findings are discussed above.
 The cavity communicated with a bronchus.
+The trial was approved by the review board.
 This was reported as a nodule on the prior CT.
 A CT of the lumbar spine was already ordered at the time of this dictation.
 Stage I disease, reviewed images show no change.
@@ -275,13 +284,14 @@ def test_problems() -> None:
 
 def assert_traceable(raw: str, parsed: ParsedReport) -> None:
     """Each character is the one at its place, or stands in for what was taken out there."""
-    assert len(parsed.offsets) == len(parsed.text)
+    offsets = parsed.offsets.tolist()
+    assert len(offsets) == len(parsed.text)
     marks = [match.span() for match in re.finditer(re.escape(DEID), parsed.text)]
     in_mark = {at for start, end in marks for at in range(start, end)}
-    for at, (character, offset) in enumerate(zip(parsed.text, parsed.offsets, strict=True)):
+    for at, (character, offset) in enumerate(zip(parsed.text, offsets, strict=True)):
         if at in in_mark:
             continue
-        ended = character in ".。" and (raw[offset].isspace() or offset == parsed.offsets[at - 1])
+        ended = character in ".。" and (raw[offset].isspace() or offset == offsets[at - 1])
         listed = character in ".。" and raw[offset] in "-*•(0123456789"
         assert character in (" ", raw[offset]) or ended or listed
     for start, end in marks:
@@ -343,3 +353,54 @@ def test_clean_text_has_no_mark_left(raw: str, deidentified: str) -> None:
     assert not re.search(r"_{2,}|X{4,}", text)
     assert deidentified == "token" or DEID not in text
     assert DEID + " " + DEID not in text
+
+
+# --- real reports
+
+
+def parsed_counts(raws: list[str], settings: ReportConfig) -> tuple[Counter[str], Counter[str]]:
+    """Reports by what is used of them or by problem, and dropped sentences; all are traceable."""
+    used, dropped = Counter[str](), Counter[str]()
+    for raw in raws:
+        parsed = parse_report(raw, settings)
+        assert_traceable(raw, parsed)
+        assert not re.search("XXXX|___", parsed.text)
+        used[parsed.section or problem(raw, settings) or ""] += 1
+        used["sentences"] += len(sentence_spans(parsed.text))
+        dropped += parsed.dropped
+    return used, dropped
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("deidentified", ["drop", "token"])
+def test_reports_of_open_i(deidentified: str) -> None:
+    table = Path(os.environ["AGA_REALDATA"]) / "iu_xray" / "indiana_reports.csv"
+    with table.open(encoding="utf-8", newline="") as file:
+        raws = [
+            "\n".join(f"{name.upper()}: {row[name]}" for name in ("indication", *SECTIONS))
+            for row in csv.DictReader(file)
+        ]
+    strict = config("findings+impression", *SECTIONS, deidentified=deidentified)
+    used, dropped = parsed_counts(raws, strict)
+    assert 21_000 < used.pop("sentences") < 23_000
+    assert used == {
+        "findings+impression": 3331,
+        "impression": 489,
+        "findings": 6,
+        "report empty": 25,
+    }
+    assert dropped == {"notification": 25}
+    for name, there in {"findings": 3337, "impression": 3820}.items():
+        alone = config(name, drop=())
+        assert sum(parse_report(raw, alone).section == name for raw in raws) == there
+
+
+@pytest.mark.realdata
+def test_notes_of_covid_chestxray() -> None:
+    root = Path(os.environ["AGA_REALDATA"]) / "covid-chestxray"
+    source = CovidChestxray(CovidChestxrayConfig(min_characters=40))
+    notes = [row.report for row in source.studies(root) if isinstance(row, Study)]
+    used, dropped = parsed_counts([note for note in notes if note], BOTH)
+    assert 2_000 < used.pop("sentences") < 4_000
+    assert used == {"whole": 523, "impression": 1}
+    assert not dropped

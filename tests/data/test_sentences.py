@@ -22,6 +22,7 @@ Stable since 2019.| No effusion
 Effusion?!| No...|  Stable!
 Heart ... normal
 pneumonia? versus edema.| Stable
+Fever of 38.5 ? C.| Edema ?| Yes
 1. No effusion.| 2. Clear lungs.| (3) Stable
 A. No effusion.| B. Clear lungs
 Stable
