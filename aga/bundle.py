@@ -5,6 +5,7 @@
     objective.safetensors   gates and temperatures, which group scores need
     tokenizer/              transformers tokenizer
     transform.json          prepared pixels to normalised pixels
+    trained_on.safetensors  hashes of the images it was made from, where the caller states them
     metadata.json           data, licence, metrics, versions: what the caller states
     README.md               model card, generated from the above
     manifest.json           SHA-256 of every file; the bundle's own SHA-256 is over these lines
@@ -32,6 +33,7 @@ from transformers import PreTrainedTokenizerFast
 
 from aga.config import Config
 from aga.data.tokenizer import PaddedTokens, encode, open_tokenizer, pad_tokens
+from aga.data.trained_on import TrainedOn
 from aga.data.transforms import ImageTransform
 from aga.encoders.weights import load_strict, on_cpu
 from aga.errors import CheckpointError
@@ -42,6 +44,7 @@ from aga.pairs import PairBatch, PairEmbeddings
 from aga.tensors import normalize
 
 MANIFEST = "manifest.json"
+TRAINED_ON = "trained_on.safetensors"
 Images = UInt8[Tensor, "B H W C"] | UInt8[np.ndarray, "B H W C"]
 
 
@@ -64,6 +67,7 @@ class Bundle:
         transform: From prepared pixels to the model's input.
         metadata: What the exporter stated.
         sha256: Identity of the bundle: equal content, equal hash.
+        trained_on: Hashes of the images it was made from; None where the exporter stated none.
     """
 
     model: AlignmentModel
@@ -72,6 +76,7 @@ class Bundle:
     transform: ImageTransform
     metadata: Mapping[str, Any]
     sha256: str
+    trained_on: TrainedOn | None = None
 
     @property
     def device(self) -> torch.device:
@@ -151,6 +156,7 @@ def save_bundle(
     tokenizer: PreTrainedTokenizerFast,
     transform: ImageTransform,
     metadata: Mapping[str, Any],
+    trained_on: TrainedOn | None = None,
 ) -> str:
     """Write a bundle; `folder` holds the old bundle or the whole new one, never a part.
 
@@ -163,6 +169,7 @@ def save_bundle(
         transform: From prepared pixels to the model's input.
         metadata: JSON-able; `source`, `licence`, `citation` and `metrics` go into the model card.
             No report text, patient identifier or path of patient data.
+        trained_on: Hashes of the images it was made from, so that it is never measured on them.
 
     Returns:
         The bundle's SHA-256.
@@ -188,6 +195,8 @@ def save_bundle(
         tokenizer.save_pretrained(new / "tokenizer")
         (new / "transform.json").write_text(transform.to_json() + "\n", encoding="utf-8")
         _write_json(new / "metadata.json", metadata)
+        if trained_on is not None:
+            trained_on.save(new / TRAINED_ON)
         (new / "README.md").write_text(model_card(config, metadata), encoding="utf-8")
         hashes = _hashes(new)
         _write_json(new / MANIFEST, hashes)
@@ -223,6 +232,7 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
         tokenizer=open_tokenizer(folder / "tokenizer"),
         transform=ImageTransform.from_json((folder / "transform.json").read_text(encoding="utf-8")),
         metadata=_read_json(folder / "metadata.json"),
+        trained_on=TrainedOn.load(folder / TRAINED_ON) if TRAINED_ON in hashes else None,
         sha256=_identity(hashes),
     )
 

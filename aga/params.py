@@ -20,6 +20,7 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from aga.config import Config
+from aga.data.leaks import LeakConfig
 from aga.data.prepare import PrepareConfig
 from aga.data.sources import SourceConfig
 from aga.data.sources.phantom import PhantomConfig
@@ -49,6 +50,7 @@ class Params(Config):
     source: SourceConfig
     phantom: PhantomConfig
     prepare: PrepareConfig
+    leaks: LeakConfig
     tokenizer: TokenizerConfig
     image_encoder: ImageEncoderConfig
     text_encoder: TextEncoderConfig

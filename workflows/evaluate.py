@@ -6,6 +6,7 @@ import torch
 
 from aga.bundle import load_bundle
 from aga.command import load, option_parser, run
+from aga.data.leaks import refuse_leaks
 from aga.data.studies import StudyDataset
 from aga.evaluation import evaluate, format_table, write_metrics
 from aga.registry import RegisteredVersion, load_registered
@@ -17,9 +18,11 @@ def main(arguments: list[str] | None = None) -> None:
     params, home = load(options)
     version = RegisteredVersion.read(home / "models/registered.json")
     folder = load_registered(params.registry, params.tracking, home, version=version)
+    studies = StudyDataset.open(home / "data/studies")
+    refuse_leaks(studies, params.leaks, home)
     results = evaluate(
         load_bundle(folder, "cuda" if torch.cuda.is_available() else "cpu"),
-        StudyDataset.open(home / "data/studies"),
+        studies,
         home / "data/cache",
         params.evaluation,
         seed=params.seed,

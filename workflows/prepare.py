@@ -11,6 +11,7 @@ from pathlib import Path
 from aga.command import load, option_parser, run, write_json
 from aga.data.checking import look_through
 from aga.data.cluster import open_workers
+from aga.data.id_lists import held_out_patients
 from aga.data.prepare import prepare
 from aga.data.sources import open_source
 from aga.data.sources.layouts import page
@@ -41,8 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
             )
         return 1 if found.bad else 0
     out, config, seed = home / "data/studies", params.prepare, params.seed
+    held_out = held_out_patients(params.leaks.lists, home)
     with open_workers(home, root) as workers:
-        summary = prepare(source, root, out, config, seed, name, workers)
+        summary = prepare(source, root, out, config, seed, name, workers, held_out)
     write_json(home / "metrics/prepare.json", summary.to_metrics())
     return 0
 

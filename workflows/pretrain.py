@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from aga.command import load, option_parser, run, write_json
+from aga.data.leaks import refuse_leaks
+from aga.data.studies import StudyDataset
 from aga.explain import explanation_pages
 from aga.training.distributed import pretrain
 from aga.training.export import summary, write_curves
@@ -20,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     params, home = load(options)
+    refuse_leaks(StudyDataset.open(home / "data/studies"), params.leaks, home)
     recipe = Recipe(
         seed=params.seed,
         image_encoder=params.image_encoder,

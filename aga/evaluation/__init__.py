@@ -16,6 +16,7 @@ from pydantic import Field
 
 from aga.bundle import Bundle
 from aga.config import Config
+from aga.data.leaks import refuse_known
 from aga.data.schema import Split
 from aga.data.studies import StudyDataset
 from aga.evaluation import grounding, probe, retrieval, zero_shot
@@ -84,10 +85,13 @@ def evaluate(
         split: Which patients.
 
     Raises:
-        DataError: The split is empty, or its images do not fit the bundle's transform.
+        DataError: The split is empty, its images do not fit the bundle's transform, or the bundle
+            was made from some of its patients or images.
         CheckpointError: The bundle's embeddings are not finite.
         ParamsError: There is no such prompt set or vocabulary.
     """
+    if bundle.trained_on is not None:
+        refuse_known(bundle.trained_on, studies, split)
     prepared = PreparedSplit.open(studies, split, cache)
     training = PreparedSplit.open(studies, "train", cache)
     dataset = embed_split(bundle, studies, split, cache, config.batch_size)
