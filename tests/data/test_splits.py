@@ -219,9 +219,9 @@ def test_a_list_that_names_nobody_is_an_error() -> None:
 LABELS = ("rare", "common", "usual")
 
 
-@st.composite
-def labelled(draw: st.DrawFn) -> list[SplitRow]:
-    generator = random.Random(draw(st.integers(0, 1000)))
+def labelled(seed: int) -> list[SplitRow]:
+    """500 rows of some 240 patients, with labels by chance."""
+    generator = random.Random(seed)
     frequency = dict(zip(LABELS, (0.05, 0.3, 0.6), strict=True))
     return [
         row(
@@ -233,16 +233,17 @@ def labelled(draw: st.DrawFn) -> list[SplitRow]:
     ]
 
 
-@given(labelled(), st.integers(0, 3))
+@given(st.integers(0, 10_000), st.integers(0, 3))
 @settings(max_examples=20)
-def test_stratified_splits_keep_the_labels_shares(rows: list[SplitRow], seed: int) -> None:
+def test_stratified_splits_keep_the_labels_shares(data: int, seed: int) -> None:
+    rows = labelled(data)
     config = shares(stratify=list(LABELS))
     splits = assign_splits(rows, [], config, seed)
-    assert abs(splits.count("test") - 100) <= 5
+    assert abs(splits.count("test") - 100) <= 10
     for label in LABELS:
         has = [split for one, split in zip(rows, splits, strict=True) if label in one.labels]
         for split, share in {"train": 0.7, "validation": 0.1, "test": 0.2}.items():
-            assert abs(has.count(split) - share * len(has)) <= 3, (label, split)
+            assert abs(has.count(split) - share * len(has)) <= 2, (label, split)
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     again = assign_splits([rows[place] for place in order], [], config, seed)
