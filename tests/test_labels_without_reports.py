@@ -36,6 +36,7 @@ class Labelled:
     LICENSE: ClassVar[str] = "CC0-1.0"
     CITATION: ClassVar[str] = "none"
     MAY_BE_SHOWN: ClassVar[bool] = False
+    LAYOUTS: ClassVar[tuple[()]] = ()
 
     def __init__(self, said: str | None = None) -> None:
         self.said = said
