@@ -19,6 +19,7 @@ from aga.config import Config
 from aga.data.schema import Reject, Study
 from aga.data.sources.base import Source
 from aga.data.sources.covid_chestxray import CovidChestxray, CovidChestxrayConfig
+from aga.data.sources.dicom_folder import DicomFolder, DicomFolderConfig
 from aga.data.sources.layouts import LayoutError, resembling
 from aga.data.sources.manifest import Manifest, ManifestConfig
 from aga.data.sources.mimic_cxr import MimicCxr, MimicCxrConfig
@@ -28,6 +29,7 @@ from aga.errors import ParamsError
 
 SOURCES: Mapping[str, type[Source]] = {
     "covid_chestxray": CovidChestxray,
+    "dicom_folder": DicomFolder,
     "manifest": Manifest,
     "mimic_cxr": MimicCxr,
     "openi": Openi,
@@ -48,6 +50,7 @@ class SourceConfig(Config):
         name: Which source.
         root: The raw folder, relative to the params file's folder.
         covid_chestxray: Which rows are used.
+        dicom_folder: How reports find their images.
         manifest: Which table holds the rows.
         mimic_cxr: Whose labels are read.
     """
@@ -55,6 +58,7 @@ class SourceConfig(Config):
     name: Annotated[str, AfterValidator(_known)]
     root: str = Field(min_length=1)
     covid_chestxray: CovidChestxrayConfig
+    dicom_folder: DicomFolderConfig
     manifest: ManifestConfig
     mimic_cxr: MimicCxrConfig
 
@@ -87,6 +91,7 @@ def read_studies(source: Source, root: Path) -> Iterator[Study | Reject]:
     try:
         yield from source.studies(root)
     except LayoutError as error:
-        others = (one for one in SOURCES.values() if not isinstance(source, one))
+        own = {layout.source for layout in error.layouts}
+        others = (one for name, one in SOURCES.items() if name not in own)
         known = (layout for one in others for layout in one.LAYOUTS)
         raise LayoutError(error.root, error.layouts, resembling(root, known)) from None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from trees import TREES, Tree
 
-from aga.data.examine import examine
+from aga.data.prepare import check
 from aga.data.schema import Reject
 from aga.data.sources import SOURCES, open_source, read_studies
 from aga.data.sources.base import Source
@@ -66,14 +66,19 @@ def start(home: Path, *options: str) -> int:
     return prepare.main(["--params", str(home / "params.yaml"), *options])
 
 
+class Here:
+    """Workers that work in this process: a folder of five studies is not worth another."""
+
+    count = 1
+
+    def call(self, function, *arguments):
+        return function(*arguments)
+
+
 def rejects_at(home: Path) -> set[Reject]:
     """The rows that cannot be used, as `prepare --check` finds them."""
     config = load_params(home / "params.yaml").prepare
-    rows = (
-        examine(row, config.image, config.report)
-        for row in read_studies(source_at(home), home / "raw")
-    )
-    return {row for row in rows if isinstance(row, Reject)}
+    return set(check(source_at(home), home / "raw", config, Here()))
 
 
 def files_of(root: Path) -> Iterator[Path]:
@@ -108,7 +113,7 @@ def test_the_rows_are_those_of_the_golden_table(
 
 
 def test_the_folder_goes_through_the_line(home: Path, tree: Tree) -> None:
-    if any(home.rglob("*.dcm")) and not READS_DICOM:
+    if "dicom" in f"{tree.source} {tree.build.__name__}" and not READS_DICOM:
         pytest.skip("DICOM files are not decoded yet")
     assert start(home) == 0
     tokenize_reports.main(["--params", str(home / "params.yaml")])
@@ -120,6 +125,8 @@ def test_the_folder_goes_through_the_line(home: Path, tree: Tree) -> None:
 
 def test_a_file_that_is_gone_is_named(home: Path, tree: Tree) -> None:
     """A file of the layout stops with its name and the page; one of a row is that row's reject."""
+    if tree.source == "dicom_folder" and not READS_DICOM:
+        pytest.skip("DICOM files are not decoded yet")
     before = rejects_at(home)
     for file in files_of(home / "raw"):
         name = file.relative_to(home / "raw").as_posix()
@@ -133,9 +140,8 @@ def test_a_file_that_is_gone_is_named(home: Path, tree: Tree) -> None:
                 assert all(reject.reason.endswith(" missing") for reject in told), told
             except DataError as error:
                 first, *_, last = str(error).split("\n")
-                assert any(file.match(part) for part in first.replace(".csv", ".csv*").split()), (
-                    error
-                )
+                parts = first.replace(".csv", ".csv*").split()
+                assert any(file.match(part) for part in parts), error
                 assert f"docs/data.md#{tree.source}" in last
         (home / "aside").rename(file)
 
@@ -162,9 +168,8 @@ def test_a_column_that_is_gone_is_named_with_the_page(home: Path, tree: Tree) ->
 
 
 def test_a_folder_without_images_is_one_error(home: Path, tree: Tree) -> None:
-    root = home / "raw"
-    for file in files_of(root):
-        if file.suffix in (".png", ".jpg", ".jpeg", ".dcm"):
+    for file in files_of(home / "raw"):
+        if file.suffix in (".png", ".jpg", ".jpeg", ".dcm") or file.name.startswith("IM"):
             file.unlink()
     with pytest.raises(DataError, match=r"images|image") as raised:
         start(home, "--check")

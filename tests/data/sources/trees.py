@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import tree_of_dicom_folder
 import tree_of_mimic_cxr
 import tree_of_openi
 from raw_folders import Rows, noise_image, write_csv
@@ -28,7 +29,7 @@ class Tree:
         source: Name of the source that reads it.
         build: Makes it below a root.
         settings: Of `source` in params.yaml, beside name and root.
-        optional: Files and columns whose absence costs no row.
+        optional: Files and columns whose absence rejects no row.
         columns: How many columns its tables must have.
     """
 
@@ -98,6 +99,20 @@ TREES: Mapping[str, Tree] = {
         "covid_chestxray",
         covid_chestxray,
         optional=("annotations/imageannotation_ai_lung_bounding_boxes.json",),
+    ),
+    "dicom_folder-accession": Tree(
+        "dicom_folder",
+        tree_of_dicom_folder.by_accession,
+        {"dicom_folder": {"key_column": "study"}},
+        optional=tree_of_dicom_folder.UNMISSED,
+        columns=2,
+    ),
+    "dicom_folder-study_uid": Tree(
+        "dicom_folder",
+        tree_of_dicom_folder.by_study_uid,
+        {"dicom_folder": {"key": "StudyInstanceUID", "key_column": "study"}},
+        optional=tree_of_dicom_folder.UNMISSED,
+        columns=2,
     ),
     "mimic_cxr-jpg-2.0.0": Tree("mimic_cxr", tree_of_mimic_cxr.jpg),
     "mimic_cxr-dicom-2.1.0": Tree(
