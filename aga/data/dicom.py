@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +152,23 @@ def dicom_size(path: Path) -> tuple[int, int] | None:
             return None
 
 
+def header_text(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Elements of a DICOM file's header as text, by name; empty where it does not state one.
+
+    Raises:
+        DicomError: The header is damaged.
+    """
+    with _quiet():
+        try:
+            header = _elements(path, names, pixels=False)
+            stated = {name: header.get(name) for name in names}
+            return {
+                name: "" if cell is None else str(cell).strip() for name, cell in stated.items()
+            }
+        except _DAMAGE as error:
+            raise DicomError(UNREADABLE, "damaged or cut off") from error
+
+
 def codecs() -> dict[str, bool]:
     """Transfer syntaxes by name, and whether they can be decoded on this machine.
 
@@ -172,9 +189,9 @@ def _has_decoder(syntax: str) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without warnings: they quote values of the file."""
+    """Without warnings and errors of pydicom's own: they quote values of the file."""
     try:
-        import pydicom  # noqa: F401
+        from pydicom.errors import BytesLengthException, InvalidDicomError
     except ImportError as error:
         raise DicomError(CODEC_MISSING, _NEEDS_PYDICOM) from error
     try:
@@ -186,22 +203,32 @@ def _quiet() -> Iterator[None]:
         gdcm.Trace.ErrorOff()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except (BytesLengthException, InvalidDicomError) as error:
+            raise DicomError(UNREADABLE, "damaged or cut off") from error
 
 
 def _read(path: Path, *, pixels: bool = True) -> Any:
     """The elements that this module names, with a transfer syntax even where the file has none."""
-    import pydicom
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    _refuse_bomb(path)
     names = [*_ELEMENTS, *ELEMENTS] if pixels else _ELEMENTS[:2]
-    dataset = pydicom.dcmread(path, force=True, specific_tags=names, stop_before_pixels=not pixels)
+    dataset = _elements(path, names, pixels=pixels)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     return dataset
+
+
+def _elements(path: Path, names: Sequence[str], *, pixels: bool) -> Any:
+    import pydicom
+
+    _refuse_bomb(path)
+    return pydicom.dcmread(
+        path, force=True, specific_tags=list(names), stop_before_pixels=not pixels
+    )
 
 
 def _refuse_bomb(path: Path) -> None:

@@ -3,8 +3,8 @@
 To add one: write its module with a class that follows `base.Source`, and name it in `SOURCES`. If
 it has settings, its config class becomes a field of `SourceConfig` and gets a block under `source`
 in `params.yaml`. Its section of docs/data.md, a fixture and a golden table are asked for by
-tests/data/sources/test_every_source.py. Imports: `aga.errors`, `aga.config`, and `aga.data.schema`
-and `aga.data.images` of the layer above; never `prepare`.
+tests/data/sources/test_every_source.py. Imports: `aga.errors`, `aga.config`, and of `aga.data` the
+schema and the readers of images; never `prepare`.
 """
 
 from __future__ import annotations

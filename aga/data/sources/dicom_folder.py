@@ -8,9 +8,7 @@ files may be named after patients, so that a file is spoken of by its number in 
 from __future__ import annotations
 
 import os
-import struct
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -18,6 +16,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from aga.config import Config
+from aga.data.dicom import UNREADABLE, DicomError, codecs, header_text, is_dicom
 from aga.data.schema import Reject, Study
 from aga.data.sources.layouts import Layout, page, require_layout
 from aga.data.sources.records import Record, records
@@ -25,12 +24,7 @@ from aga.errors import DataError
 
 _TAGS = ("PatientID", "StudyInstanceUID", "AccessionNumber", "ViewPosition", "Rows", "SOPClassUID")
 _DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR: a list of the other files
-_MAGIC = slice(128, 132)
 _ENDINGS = (".dcm", ".dicom", ".dic")
-_DAMAGED = (
-    *(OSError, EOFError, struct.error, NotImplementedError, RecursionError),
-    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
-)
 
 
 class DicomFolderConfig(Config):
@@ -74,23 +68,34 @@ class DicomFolder:
         config = self._config
         columns = (config.key_column, config.text_column)
         require_layout(root, [Layout("dicom_folder", {config.table: columns})])
+        if not codecs():
+            raise DataError(
+                "DICOM files cannot be read: pydicom is not installed",
+                fix=f"pip install 'aga[data]'; see {page('dicom_folder')}",
+            )
         reports = _Reports(config)
         yield from reports.read(root / config.table)
-        read_header, damaged = _header_reader()
         for number, path in enumerate(_files(root), start=1):
-            location = f"file {number}"
-            if not _is_dicom(path):
-                if path.suffix.lower() in _ENDINGS:
-                    yield Reject(location, "not DICOM", "no DICOM file, by its first bytes")
-                continue
-            try:
-                header = read_header(path)
-            except damaged as error:
-                yield Reject(location, "image unreadable", f"header: {type(error).__name__}")
-                continue
-            if header["SOPClassUID"] != _DIRECTORY:
-                yield reports.study(header, path, location)
+            row = self._row(path, f"file {number}", reports)
+            if row is not None:
+                yield row
         yield from reports.without_image()
+
+    @staticmethod
+    def _row(path: Path, location: str, reports: _Reports) -> Study | Reject | None:
+        """What becomes of a file; nothing of one that does not claim to be DICOM, and of a list."""
+        try:
+            if not is_dicom(path):
+                claims = path.suffix.lower() in _ENDINGS
+                return Reject(location, "not DICOM", "by its first bytes") if claims else None
+            header = header_text(path, _TAGS)
+        except OSError as error:
+            return Reject(location, UNREADABLE, type(error).__name__)
+        except DicomError as error:
+            return Reject(location, error.reason, error.problem)
+        return (
+            None if header["SOPClassUID"] == _DIRECTORY else reports.study(header, path, location)
+        )
 
 
 @dataclass
@@ -157,35 +162,3 @@ def _files(root: Path) -> list[Path]:
     folder = root.absolute()
     found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return sorted(found, key=lambda path: os.fsencode(path.relative_to(folder)))
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAGIC.stop)[_MAGIC] == b"DICM"
-    except OSError:
-        return False
-
-
-def _header_reader() -> tuple[Callable[[Path], dict[str, str]], tuple[type[Exception], ...]]:
-    """What reads the text of `_TAGS` from a header, and what it raises for a damaged one.
-
-    The text is empty where a header does not say.
-    """
-    try:
-        import pydicom
-        from pydicom.errors import BytesLengthException, InvalidDicomError
-    except ImportError as error:
-        raise DataError(
-            "DICOM files cannot be read: pydicom is not installed",
-            fix=f"pip install 'aga[data]'; see {page('dicom_folder')}",
-        ) from error
-
-    def read(path: Path) -> dict[str, str]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they repeat values of the header
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-            cells = {tag: header.get(tag) for tag in _TAGS}
-            return {tag: "" if cell is None else str(cell).strip() for tag, cell in cells.items()}
-
-    return read, (*_DAMAGED, BytesLengthException, InvalidDicomError)

@@ -10,6 +10,7 @@ import pytest
 import tree_of_dicom_folder
 from raw_folders import Rows, noise_dicom, write_csv
 
+from aga.data.dicom import DicomError, decode_dicom, header_text
 from aga.data.schema import Reject, Study
 from aga.data.sources.dicom_folder import DicomFolder, DicomFolderConfig
 
@@ -97,3 +98,15 @@ def test_a_damaged_header_is_a_reject_and_says_nothing(
         reasons |= {row.reason for row in rows if isinstance(row, Reject)}
     assert "image unreadable" in reasons
     assert not [one for one in recwarn if "canary" in str(one.message).casefold()]
+
+
+def test_a_length_that_fits_no_number_is_damage_to_the_decoder_too(tmp_path: Path) -> None:
+    file = tmp_path / "a.dcm"
+    noise_dicom(file, 0, **HEADER)
+    damaged = bytearray(file.read_bytes())
+    damaged[138:140] = (351).to_bytes(2, "little")  # of the element that states the meta's length
+    file.write_bytes(damaged)
+    with pytest.raises(DicomError, match="image unreadable"):
+        decode_dicom(file, "voi", "first")
+    with pytest.raises(DicomError, match="image unreadable"):
+        header_text(file, ["PatientID"])

@@ -7,7 +7,6 @@ import gzip
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ from aga.params import apply_overlay, load_params
 from workflows import prepare, tokenize_reports
 
 ROOT = Path(__file__).parents[3]
-READS_DICOM = find_spec("aga.data.dicom") is not None
 PAGE = (ROOT / "docs/data.md").read_text(encoding="utf-8")
 
 
@@ -113,8 +111,6 @@ def test_the_rows_are_those_of_the_golden_table(
 
 
 def test_the_folder_goes_through_the_line(home: Path, tree: Tree) -> None:
-    if "dicom" in f"{tree.source} {tree.build.__name__}" and not READS_DICOM:
-        pytest.skip("DICOM files are not decoded yet")
     assert start(home) == 0
     tokenize_reports.main(["--params", str(home / "params.yaml")])
     assert any((home / "data/tokens").iterdir())
@@ -125,8 +121,6 @@ def test_the_folder_goes_through_the_line(home: Path, tree: Tree) -> None:
 
 def test_a_file_that_is_gone_is_named(home: Path, tree: Tree) -> None:
     """A file of the layout stops with its name and the page; one of a row is that row's reject."""
-    if tree.source == "dicom_folder" and not READS_DICOM:
-        pytest.skip("DICOM files are not decoded yet")
     before = rejects_at(home)
     for file in files_of(home / "raw"):
         name = file.relative_to(home / "raw").as_posix()
