@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-import zlib
+import zlib  # before gdcm: where its copy of zlib comes first, inflating crashes the process
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +54,7 @@ _UNCOMPRESSED = {syntax for syntax, decoder in _DECODERS.items() if decoder == _
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"  # its 12-bit form has no free codec
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _META_START = 128 + 4 + 12  # preamble, magic, and the element that states the header's length
+_INFLATED_AT_ONCE = 2**24  # bytes
 _LONGEST_META = 4096  # bytes in which a header names its transfer syntax
 _ELEMENTS = [
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration"),
@@ -239,9 +240,11 @@ def _refuse_bomb(path: Path) -> None:
         if _DEFLATED.encode() not in file.read(_LONGEST_META):
             return
         file.seek(_META_START + read_file_meta_info(path).get("FileMetaInformationGroupLength", 0))
-        inflating = zlib.decompressobj(-zlib.MAX_WBITS)
-        inflating.decompress(file.read(), 4 * MAX_PIXELS)
-    if inflating.unconsumed_tail:
+        inflating, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
+    while rest and size <= 4 * MAX_PIXELS:
+        size += len(inflating.decompress(rest, _INFLATED_AT_ONCE))
+        rest = inflating.unconsumed_tail
+    if rest:
         raise DicomError(UNREADABLE, f"more than {4 * MAX_PIXELS} bytes when inflated")
 
 
@@ -254,8 +257,9 @@ def _decoded(dataset: Any, policy: FramePolicy) -> _Frame:
     _refuse_missing_codec(dataset, syntax)
     _refuse_odd_shape(dataset)
     index = _frame_index(dataset, policy)
+    # Bits that are not stored are ours to take off: pydicom takes them to be the highest ones.
     pixels, found = get_decoder(syntax).as_array(
-        dataset, index=index, decoding_plugin=_DECODERS[syntax]
+        dataset, index=index, decoding_plugin=_DECODERS[syntax], correct_unused_bits=False
     )
     kind = found["photometric_interpretation"]
     bits, high = int(dataset.BitsStored), int(dataset.get("HighBit", dataset.BitsStored - 1))

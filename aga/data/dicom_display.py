@@ -106,7 +106,7 @@ def _element(places: list[Any], name: str) -> Any:
 
 def _number(places: list[Any], name: str, default: float) -> float:
     value = _first(_element(places, name))
-    return default if value is None else float(value)
+    return float(default if value is None else value)
 
 
 def _first(value: Any) -> Any:

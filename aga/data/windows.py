@@ -110,18 +110,20 @@ def _grey_of(levels: Counts, counts: Counts, display: Display, mode: WindowMode)
     padding = np.zeros(len(levels), bool)
     if display.padding is not None:
         padding = (levels >= display.padding[0]) & (levels <= display.padding[1])
-    values = levels * display.slope + display.intercept
+    values = levels.astype(np.float64)
     if display.modality is not None:
-        values = display.modality(levels.astype(np.float64))
+        values = display.modality(values)
+    else:
+        values = values * display.slope + display.intercept
     measured = np.where(padding, 0, counts)
     if mode == "percentile":
         grey = _spread(values, measured, PERCENTILE / 100, display.inverted)
     elif display.voi is not None:
-        grey = ramp(display.voi(values), 0, display.voi.largest, display.inverted)
+        grey = ramp(display.voi(values), 0.0, float(display.voi.largest), display.inverted)
     elif display.window is not None:
         grey = _windowed(values, display.window, display.inverted)
     else:
-        grey = _spread(values, measured, 0, display.inverted)
+        grey = _spread(values, measured, 0.0, display.inverted)
     grey[padding] = 0
     return grey
 

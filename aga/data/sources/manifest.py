@@ -53,7 +53,10 @@ def _none_if_blank(value: object) -> object:
 def _from_json(value: object) -> object:
     """Labels arrive as JSON text in a CSV cell, as tuples from a Parquet map, else as an object."""
     if isinstance(value, str) and value.strip():
-        return json.loads(value)
+        try:
+            return json.loads(value)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
     if isinstance(value, list) and all(isinstance(item, tuple) for item in value):
         return dict(value)
     return _none_if_blank(value)
