@@ -68,10 +68,11 @@ def whole_images(kind: str) -> list[bytes]:
 
 def whole_table(rows: int) -> bytes:
     """A manifest of `rows` rows whose images are `0.png`, `1.png` and so on."""
-    lines = ["patient_id,study_id,image,text,view,labels"]
+    lines = ["patient_id,study_id,image,text,view,split,labels"]
+    splits = ("train", "train", "train", "validation", "test")
     for row in range(rows):
         text = f'"FINDINGS: opacity {row} is seen, and ""no"" effusion.\nIMPRESSION: Pneumonia."'
-        lines.append(f'P{row},S{row},{row}.png,{text},PA,"{{""opacity"": 1}}"')
+        lines.append(f'P{row},S{row},{row}.png,{text},PA,{splits[row % 5]},"{{""opacity"": 1}}"')
     return ("\n".join(lines) + "\n").encode()
 
 

@@ -23,11 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from PIL import Image
 
-from aga.data.examine import examine
-from aga.data.parts import Recipe
 from aga.data.prepare import PrepareConfig, prepare
-from aga.data.schema import Reject, Study
 from aga.data.sources.manifest import Manifest, ManifestConfig
 from aga.data.studies import StudyDataset
 from aga.data.workers import LocalWorkers, WorkerDied, in_order
@@ -41,13 +39,12 @@ from benchmarks.damage import (
     whole_images,
     whole_table,
 )
+from benchmarks.probe import LIMIT_S, REPORT, probe
 from benchmarks.rows import write_rows
 
-LIMIT_S = 20.0
 LIMIT_MIB = 2048
 TABLE_ROWS = 12
-SHARES = {"dicom": 0.5, "png": 0.15, "jpeg": 0.15, "csv": 0.2}
-REPORT = "FINDINGS: An opacity is seen."
+SHARES = {"dicom": 0.5, "png": 0.175, "jpeg": 0.175, "csv": 0.15}
 
 
 @dataclass
@@ -117,22 +114,6 @@ def fuzz(inputs: int, seed: int, scratch: Path) -> dict[str, Outcome]:
     return outcomes
 
 
-def probe(path: Path, recipe: Recipe) -> tuple[str, str, float, float]:
-    """Examine one image in this process: reason and detail, or two empty strings; seconds; MiB.
-
-    A process that is over the time limit ends itself.
-    """
-    faulthandler.dump_traceback_later(LIMIT_S, exit=True)
-    start = time.perf_counter()
-    study = Study("P", "S", path, REPORT, "one")
-    found = examine(study, recipe.image, recipe.report, recipe.views)
-    seconds = time.perf_counter() - start
-    faulthandler.cancel_dump_traceback_later()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    reason = (found.reason, found.detail) if isinstance(found, Reject) else ("", "")
-    return (*reason, seconds, peak)
-
-
 def _fuzz_images(
     files: list[bytes], home: Path, config: PrepareConfig, workers: LocalWorkers
 ) -> Outcome:
@@ -145,9 +126,11 @@ def _fuzz_images(
     )
     with (home / "pairs.csv").open("w", newline="") as table:
         writer = csv.writer(table)
-        writer.writerow(["patient_id", "study_id", "image", "text"])
+        writer.writerow(["patient_id", "study_id", "image", "text", "split"])
         # Every report is another, so that no row repeats another's pixels and text.
-        writer.writerows((n, n, path.name, f"{REPORT} {n}") for n, path in enumerate(paths))
+        writer.writerows(
+            (n, n, path.name, f"{REPORT} {n}", "train") for n, path in enumerate(paths)
+        )
     reasons = {f"pairs.csv:{number + 2}": found for number, found in enumerate(alone)}
     rejects = _prepared(home, config, workers, outcome, len(files))
     outcome.used = outcome.inputs - len(rejects)
@@ -178,9 +161,10 @@ def _fuzz_tables(
     tables: list[bytes], home: Path, config: PrepareConfig, workers: LocalWorkers
 ) -> Outcome:
     outcome = Outcome(inputs=len(tables))
-    images = (whole_images("PNG") * 2)[:TABLE_ROWS]
-    for number, data in enumerate(images):
-        (home / f"{number}.png").write_bytes(data)
+    for number, pixels in enumerate(
+        np.random.default_rng(2).integers(0, 256, (TABLE_ROWS, 32, 32))
+    ):
+        Image.fromarray(pixels.astype(np.uint8)).save(home / f"{number}.png")
     for data in tables:
         (home / "pairs.csv").write_bytes(data)
         start = time.perf_counter()
