@@ -44,7 +44,7 @@ HISTORY = [
     for epoch in range(1, 5)
 ]
 PREPARED = {
-    "rows": 32,
+    "rows": 33,
     "used": 30,
     "splits": {
         "train": {"rows": 21, "patients": 20},
@@ -52,6 +52,7 @@ PREPARED = {
         "test": {"rows": 6, "patients": 6},
     },
     "rejects": {"image unreadable": 1, "report empty": 1},
+    "left_out": {"view not frontal": 1},
 }
 
 
@@ -178,6 +179,7 @@ def test_the_page_states_every_number(shown: Path) -> None:
         "0.812",
         "[0.700, 0.900], chance 0.250, 6 pairs",
         "image unreadable 1",
+        "view not frontal 1",
         "32 rows in the source, 30 used",
         "train 21 20",
         "nodule 0.876 [-, -] 0.500",

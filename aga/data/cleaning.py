@@ -12,7 +12,7 @@ Deidentified: TypeAlias = Literal["drop", "token"]
 Traced: TypeAlias = tuple[str, list[int]]  # clean text, and the raw offset of each character
 
 # What shared reports have in place of names and dates: ___, XXXX, [** ... **].
-_MARK = r"(?:_{2,}|X{4,}|\[\*\*.*?\*\*\]|\[DEID\])"
+_MARK = r"(?:_{2,}|X{4,}|\[\*\*.{0,200}?\*\*\]|\[DEID\])"
 _CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
 # The 1. of a list: at the start of the part or of a line, or behind the end of a sentence.
 _ITEM = (

@@ -42,10 +42,10 @@ _TOGETHER = ("findings {} impression", "impression {} findings")
 # `CHEST, PA AND LATERAL:` and `PORTABLE CHEST RADIOGRAPH:` head the findings of older reports.
 _VIEWS_HEADING = (
     r"(?-i:(?!COMPARI|REASON|INDICAT|HISTORY|CLINICAL|EXAM|STUDY|PROCED|TECHN|FINAL|TYPE)"
-    r"(?=[^:\n]*\b(?:PA|AP|LATERAL|PORTABLE|FRONTAL|VIEWS?|FILMS?|RADIOGRAPHS?|UPRIGHT|SUPINE)\b)"
+    r"(?=[A-Z][^:\n]{0,120}\b(?:PA|AP|LATERAL|PORTABLE|FRONTAL|VIEWS?|FILMS?|RADIOGRAPHS?|UPRIGHT|SUPINE)\b)"
     r"(?:[A-Z][A-Z0-9 ,()&/-]{0,60}?\b)?CHEST\b(?! WALL)[A-Z0-9 ,()&/-]{0,60})"
 )
-_BEGIN = r"^[ \t>*#]*|(?<=[.!?;])\s+|(?<=[\u3002\uff01\uff1f\uff1b])\s*"
+_BEGIN = r"^[ \t>*#]*+|(?<=[.!?;])\s+|(?<=[\u3002\uff01\uff1f\uff1b])\s*"
 _COLON = (
     r"(?:[ \t]*\([^()\n]{0,40}\))?[ \t*]*(?::(?!\d\d)|\uff1a)\**|[ \t]+[-\u2013\u2014]{1,2}(?=\s)"
 )

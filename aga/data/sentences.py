@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
+_REACH = 48  # characters that are looked at before a mark
 NO_SENTENCE = -1  # of padding and special tokens
 
 _CLOSING = "\"')\\]\u201d\u2019\u00bb\u300d\u300f\uff09"  # ” ’ » and the full-width ones
@@ -54,12 +55,14 @@ def sentence_starts(text: str) -> list[int]:
     sentences counts to the first of them.
     """
     starts = [0] if text else []
+    margin = len(text) - len(text.lstrip())
     for end in _END.finditer(text):
         at = end.end()
-        if at == len(text) or not text[starts[-1] : end.start()].strip():
+        if at == len(text) or end.start() <= max(starts[-1], margin):
             continue
         if end["mark"] or end["tight"]:
-            before = text[starts[-1] : end.start("mark" if end["mark"] else "tight")]
+            mark = end.start("mark" if end["mark"] else "tight")
+            before = text[max(starts[-1], mark - _REACH) : mark]
             if _goes_on(before, end["mark"] or ".", text[at]):
                 continue
         starts.append(at)
@@ -93,7 +96,7 @@ def _goes_on(before: str, mark: str, following: str) -> bool:
     """Whether the sentence goes on behind a mark.
 
     Args:
-        before: The sentence up to the mark.
+        before: The end of the sentence up to the mark.
         mark: One or more of `.!?`.
         following: The first character behind the mark and its white space.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -353,6 +354,25 @@ def test_clean_text_has_no_mark_left(raw: str, deidentified: str) -> None:
     assert not re.search(r"_{2,}|X{4,}", text)
     assert deidentified == "token" or DEID not in text
     assert DEID + " " + DEID not in text
+
+
+HOSTILE = (
+    *(".", " ", "\n", "_", "__ ", "X", "[**", "((", "1. ", "\n1.", "Dr. ", "a. ", "肺。", "\x00\n"),
+    *("CHEST ", "PA CHEST, ", "findings were ", "I have ", "FINDINGS ", "a\n\n", "\n \t", "I, "),
+)
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_no_report_takes_long(piece: str) -> None:
+    """Four times the length takes about four times the time; a square would take sixteen."""
+    settings = config("findings", "last_paragraph", "whole", deidentified="token")
+    seconds = []
+    for count in (4_000, 16_000):
+        raw = piece * (count // len(piece))
+        begin = time.process_time()
+        parse_report(raw, settings)
+        seconds.append(time.process_time() - begin)
+    assert seconds[1] < 10 * seconds[0] + 0.2
 
 
 # --- real reports
