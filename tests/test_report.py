@@ -180,7 +180,7 @@ def test_the_page_states_every_number(shown: Path) -> None:
         "[0.700, 0.900], chance 0.250, 6 pairs",
         "image unreadable 1",
         "view not frontal 1",
-        "32 rows in the source, 30 used",
+        "33 rows in the source, 30 used",
         "train 21 20",
         "nodule 0.876 [-, -] 0.500",
         "effusion (1 present, 5 absent)",
