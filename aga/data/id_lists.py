@@ -26,7 +26,7 @@ _OTHERS = (
     *("Pleural Other", "Fracture", "Support Devices"),
 )
 _PER_CLASS = 200
-_SHARES = {"train": Fraction(70, 100), "validation": Fraction(15, 100), "test": Fraction(15, 100)}
+_SHARES = {"train": Fraction(70, 100), "validation": Fraction(15, 100)}
 
 
 @dataclass(frozen=True)
@@ -170,21 +170,42 @@ def mimic_5x200(root: Path, seed: int, labeler: str = "chexpert") -> IdList:
 
 
 def rsna_splits(root: Path, seed: int) -> IdList:
-    """RSNA Pneumonia in 70, 15 and 15 of 100 by patient; a patient's boxes are rows of its own."""
-    table = table_of(root, "stage_2_train_labels.csv")
-    return _three_splits("rsna-70-15-15", _column(table, "patientId"), seed)
+    """RSNA Pneumonia in 70, 15 and 15 of 100 by patient; an image's boxes are rows of their own.
+
+    What the table calls a patient is an image. The challenge's mapping to the NIH's images says
+    whose it is; without that file, images of one patient may come into different splits.
+
+    Args:
+        root: Holds `stage_2_train_labels.csv`, and the mapping.
+        seed: Another seed draws other patients.
+
+    Raises:
+        DataError: The table is missing or damaged, or the mapping is damaged.
+    """
+    images = set(_column(table_of(root, "stage_2_train_labels.csv"), "patientId"))
+    patients = _nih_patients(root / "pneumonia-challenge-dataset-mappings_2018.json")
+    return _three_splits("rsna-70-15-15", {one: patients.get(one, one) for one in images}, seed)
 
 
 def siim_splits(root: Path, seed: int) -> IdList:
-    """SIIM-ACR Pneumothorax in 70, 15 and 15 of 100 by image; its masks are rows of their own."""
-    table = table_of(root, "train-rle.csv")
-    return _three_splits("siim-70-15-15", _column(table, "ImageId"), seed)
+    """SIIM-ACR Pneumothorax in 70, 15 and 15 of 100 by image; its masks are rows of their own.
+
+    Args:
+        root: Holds `train-rle.csv`.
+        seed: Another seed draws other images.
+
+    Raises:
+        DataError: The table is missing or damaged.
+    """
+    images = set(_column(table_of(root, "train-rle.csv"), "ImageId"))
+    return _three_splits("siim-70-15-15", {one: one for one in images}, seed)
 
 
 def covidx_splits(root: Path, seed: int) -> IdList:
     """COVIDx: the official test list, and the training list in 80 and 20 of 100 by patient.
 
-    Patients of the test list who stand in the training list, too, are left out of it.
+    Patients of the test list who stand in the training list, too, are left out of it. Each of the
+    collections numbers its patients for itself: a patient is `collection/number`.
 
     Args:
         root: Holds one `train*.txt` and one `test*.txt`: patient, file, class, source.
@@ -256,16 +277,33 @@ def _five_classes(
     return IdList(name, seed, {one: sorted(ids) for one, ids in drawn.items()}, sorted(patients))
 
 
-def _three_splits(name: str, identifiers: Iterable[str], seed: int) -> IdList:
-    order = _drawn(set(identifiers), seed)
+def _three_splits(name: str, patient_of: Mapping[str, str], seed: int) -> IdList:
+    order = _drawn(set(patient_of.values()), seed)
     train = round(_SHARES["train"] * len(order))
     validation = train + round(_SHARES["validation"] * len(order))
-    ids = {
-        "train": sorted(order[:train]),
-        "validation": sorted(order[train:validation]),
-        "test": sorted(order[validation:]),
+    parts = {
+        "train": set(order[:train]),
+        "validation": set(order[train:validation]),
+        "test": set(order[validation:]),
     }
-    return IdList(name, seed, ids, ids["test"])
+    ids = {
+        split: sorted(image for image, patient in patient_of.items() if patient in patients)
+        for split, patients in parts.items()
+    }
+    return IdList(name, seed, ids, sorted(parts["test"]))
+
+
+def _nih_patients(mapping: Path) -> dict[str, str]:
+    """Patient of each image of the challenge; empty where the file is not there."""
+    if not mapping.is_file():
+        return {}
+    try:
+        images = json.loads(mapping.read_text(encoding="utf-8"))
+        return {one["subset_img_id"]: one["img_id"].partition("_")[0] for one in images}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            "The mapping of images to patients is damaged", where=mapping, got=type(error).__name__
+        ) from error
 
 
 def _drawn(identifiers: Iterable[str], seed: int) -> list[str]:
@@ -294,4 +332,4 @@ def _covidx_images(root: Path, split: str) -> Iterator[tuple[str, str]]:
                 got=len(words),
                 expected="patient, file, class and source",
             )
-        yield " ".join(words[1:-2]), words[0]
+        yield " ".join(words[1:-2]), f"{words[-1]}/{words[0]}"
