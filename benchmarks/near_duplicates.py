@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from aga.data.images import ImageConfig, ImageError, decode_image, prepare_image
 from aga.data.near_duplicates import RADIUS, HashedImages, near_duplicates
 from aga.data.perceptual import close_pairs, hash_words, perceptual_hash
+from aga.data.schema import Study
 from aga.data.shards import ImageShardWriter, ShardConfig
 from aga.data.sources.covid_chestxray import CovidChestxray
 from aga.data.sources.phantom import generate
@@ -29,7 +30,7 @@ from aga.params import load_params
 from benchmarks.rows import write_rows
 
 Row = dict[str, object]
-CONFIG = ImageConfig(size=96, mode="grey", fit="pad")
+CONFIG = ImageConfig(size=96, mode="grey", fit="pad", window="voi", frames="first")
 SAMPLE = 200
 REAL_COPIES = 5
 LARGE = 100_000
@@ -145,11 +146,8 @@ def real_radiographs(data: Path) -> tuple[list[Path], list[str]]:
     """All images of covid-chestxray that are there, and the patient of each."""
     folder = data / "covid-chestxray"
     source = CovidChestxray(load_params(Path("params.yaml")).source.covid_chestxray)
-    known = {
-        study.image.name: study.patient_id
-        for study in source.studies(folder)
-        if hasattr(study, "patient_id")
-    }
+    rows = source.studies(folder)
+    known = {row.image.name: row.patient_id for row in rows if isinstance(row, Study)}
     paths = [path for path in sorted((folder / "images").iterdir()) if _is_image(path)]
     return paths, [known.get(path.name, path.name) for path in paths]
 
@@ -160,7 +158,7 @@ def _hash_alone(words: np.ndarray, patients: list[str]) -> int:
 
 
 def _opened(path: Path) -> Image.Image:
-    pixels = decode_image(path)
+    pixels = decode_image(path, CONFIG)
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("L")
     image.thumbnail((1024, 1024), Image.Resampling.LANCZOS)
     return image
@@ -168,7 +166,7 @@ def _opened(path: Path) -> Image.Image:
 
 def _is_image(path: Path) -> bool:
     try:
-        decode_image(path)
+        decode_image(path, CONFIG)
     except ImageError:
         return False
     return True

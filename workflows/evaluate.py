@@ -16,10 +16,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Write `metrics/<task>.json` for every task, and print them as a table."""
     options = option_parser(__doc__).parse_args(arguments)
     params, home = load(options)
-    version = RegisteredVersion.read(home / "models/registered.json")
-    folder = load_registered(params.registry, params.tracking, home, version=version)
     studies = StudyDataset.open(home / "data/studies")
     refuse_leaks(studies, params.leaks, home)
+    version = RegisteredVersion.read(home / "models/registered.json")
+    folder = load_registered(params.registry, params.tracking, home, version=version)
     results = evaluate(
         load_bundle(folder, "cuda" if torch.cuda.is_available() else "cpu"),
         studies,

@@ -140,9 +140,7 @@ def refuse_leaks(studies: StudyDataset, config: LeakConfig, home: Path) -> None:
             split; these splits share something with the test split of another folder; or a list is
             not the one that `config` names.
     """
-    _refuse(
-        leaks_within(studies), "Splits of the prepared studies share what must be in one", studies
-    )
+    _refuse(leaks_within(studies), "Two splits share what must be in one", studies)
     learned = Side.of(studies, "train", "validation")
     listed = held_out_patients(config.lists, home)
     found = [

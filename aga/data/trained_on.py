@@ -19,7 +19,7 @@ from aga.data.perceptual import close_pairs, hash_words
 from aga.data.schema import Split
 from aga.data.studies import StudyDataset
 
-NEAR = 8
+NEAR = 12
 """Bits by which the perceptual hash of a copy differs at most where no pixels are left to compare:
 `benchmarks/near_duplicates.py` measures what that finds and takes wrongly."""
 

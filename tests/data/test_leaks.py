@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,10 +39,12 @@ from aga.data.trained_on import TrainedOn
 from aga.errors import DataError
 from aga.evaluation import EvaluationConfig, evaluate
 from aga.objectives import ObjectiveConfig
-from workflows import leakcheck
+from workflows import evaluate as evaluate_workflow
+from workflows import leakcheck, pretrain
 
 NOTHING = LeakConfig(lists={}, against=[])
-PARAMS = YAML(typ="safe").load((Path(__file__).parents[2] / "params.yaml").read_text())
+ROOT = Path(__file__).parents[2]
+PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 Save = Callable[[Rows], Path]
 
 
@@ -61,6 +65,15 @@ def mirrored(folder: Path, source: object, name: str) -> str:
     return name
 
 
+class ThisProcess:
+    """Works where it is called: no process to start for a few rows."""
+
+    count = 1
+
+    def call(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return function(*arguments)
+
+
 @pytest.fixture
 def prepared(
     raw: Rows, save_manifest: Save, manifest_source: Manifest, prepare_config: PrepareConfig
@@ -72,7 +85,7 @@ def prepared(
         split = config.split.model_copy(update=more.pop("split", {}))
         config = config.model_copy(update={"split": split})
         root = save_manifest(rows or raw)
-        prepare(manifest_source, root, out, config, 0, "manifest", **more)  # type: ignore[arg-type]
+        prepare(manifest_source, root, out, config, 0, "manifest", ThisProcess(), **more)  # type: ignore[arg-type]
         return StudyDataset.open(out)
 
     return make
@@ -191,6 +204,16 @@ def test_a_planted_near_duplicate_is_refused(
         studies = tamper(studies, row, split=other)
     with pytest.raises(DataError, match=r"near duplicate: 1 rows, \d+ \(as \d+\)"):
         refuse_leaks(studies, NOTHING, tmp_path)
+
+
+@pytest.mark.parametrize("stage", [pretrain, evaluate_workflow])
+def test_the_stages_begin_with_the_check(stage: ModuleType, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    studies = write_studies(tmp_path / "data/studies", phantom_rows(60))
+    patient = studies.column("patient_id")[first_of(studies, "train")].as_py()
+    tamper(studies, first_of(studies, "test"), patient_id=patient)
+    with pytest.raises(DataError, match=r"(?s)Two splits share what.*same patient: 1 rows"):
+        stage.main(["--params", str(tmp_path / "params.yaml")])
 
 
 def test_what_another_folder_tests_is_not_learned(

@@ -25,7 +25,7 @@ from aga.data.perceptual import (
 from aga.data.sources.phantom import PhantomConfig, generate
 
 SIZE = 64
-CONFIG = ImageConfig(size=SIZE, mode="grey", fit="pad")
+CONFIG = ImageConfig(size=SIZE, mode="grey", fit="pad", window="voi", frames="first")
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +156,9 @@ def test_similarity_is_of_the_fine_structure(radiographs: list[Image.Image]) -> 
 def test_copies_among_real_radiographs_of_other_patients() -> None:
     folder = Path(os.environ["AGA_REALDATA"]) / "covid-chestxray/images"
     paths = sorted(folder.iterdir())
-    images = [prepare_image(decode_image(path), CONFIG) for path in paths[150:154] + paths[510:514]]
+    images = [
+        prepare_image(decode_image(path, CONFIG), CONFIG)
+        for path in paths[150:154] + paths[510:514]
+    ]
     hashes = hash_words([perceptual_hash(np.ascontiguousarray(image)) for image in images])
     assert close_pairs(hashes, None, 32)[:, :2].tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
