@@ -17,6 +17,7 @@ from aga.errors import DataError
 
 IMAGE_MISSING = "image missing"
 REPORT_MISSING = "report missing"
+_LOST = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,16 @@ class Findings:
         rows: Rows of the source.
         reports: Reports, one per study, by the sections that would be used, or by the reason why
             none would.
+        repaired: Rows with bytes that were not UTF-8, which the source read otherwise.
+        lost: Rows with U+FFFD, which marks a character lost before it came to us.
         images: Where the images of the layout lie; empty where the source does not say.
     """
 
     bad: Sequence[Reject]
     rows: int
     reports: dict[str, int]
+    repaired: int
+    lost: int
     images: str
 
     @property
@@ -50,6 +55,8 @@ class Findings:
         """The counts, for a person."""
         yield f"{self.rows} rows, {self.usable} of them usable"
         yield from (f"  {count:>7} {reason}" for reason, count in self.reasons.items())
+        yield f"{self.repaired} rows repaired: bytes that were not UTF-8"
+        yield f"{self.lost} rows with characters that were lost before"
         yield f"{sum(self.reports.values())} reports"
         yield from (f"  {count:>7} {section}" for section, count in self.reports.items())
 
@@ -84,7 +91,9 @@ def look_through(source: Source, root: Path, config: PrepareConfig) -> Findings:
     counted = _Counted(source, config.report)
     bad = check(counted, root, config)
     images = next((one.images for one in source.LAYOUTS if not one.missing(root)), "")
-    return Findings(bad, counted.rows, _ordered(counted.reports), images)
+    return Findings(
+        bad, counted.rows, _ordered(counted.reports), counted.repaired, counted.lost, images
+    )
 
 
 class _Counted:
@@ -98,17 +107,23 @@ class _Counted:
     def __init__(self, source: Source, report: ReportConfig) -> None:
         self._source, self._report = source, report
         self._seen: set[str] = set()
-        self.rows = 0
+        self.rows = self.repaired = self.lost = 0
         self.reports: Counter[str] = Counter()
 
     def studies(self, root: Path) -> Iterator[Study | Reject]:
         """The rows of the source; see `Source.studies`."""
         for row in self._source.studies(root):
             self.rows += 1
-            if isinstance(row, Study) and row.study_id not in self._seen:
-                self._seen.add(row.study_id)
-                self.reports[self._section(row)] += 1
+            if isinstance(row, Study):
+                self._count(row)
             yield row
+
+    def _count(self, row: Study) -> None:
+        self.repaired += row.repaired
+        self.lost += _LOST in (row.report or "")
+        if row.study_id not in self._seen:
+            self._seen.add(row.study_id)
+            self.reports[self._section(row)] += 1
 
     def _section(self, study: Study) -> str:
         if study.report is None:

@@ -12,6 +12,7 @@ from raw_folders import Rows
 
 from aga.data.checking import look_through
 from aga.data.prepare import PrepareConfig
+from aga.data.sources.covid_chestxray import CovidChestxray, CovidChestxrayConfig
 from aga.data.sources.manifest import Manifest
 from aga.data.sources.openi import Openi
 from aga.errors import DataError
@@ -20,7 +21,7 @@ from aga.errors import DataError
 @pytest.fixture
 def root(raw_rows: Callable[[int], Rows], save_manifest: Callable[[Rows], Path]) -> Path:
     rows = raw_rows(6)
-    rows[1]["text"] = "FINDINGS: Clear lungs on both sides."
+    rows[1]["text"] = "FINDINGS: Clear lungs on both sides \ufffd."
     rows[2]["text"] = "FINDINGS: ___"
     return save_manifest(rows)
 
@@ -34,6 +35,7 @@ def test_rows_and_reports_are_counted(
     assert found.reasons == {"image unreadable": 1, "report empty": 1}
     assert sum(found.reports.values()) == 6
     assert found.reports["report empty"] == 1
+    assert (found.repaired, found.lost) == (0, 1)
     assert next(found.lines()) == "6 rows, 4 of them usable"
     found.refuse_without_files(root, "manifest")
 
@@ -58,3 +60,14 @@ def test_real_reports_are_counted_though_no_image_is_there(prepare_config: Prepa
     assert (found.rows, found.usable) == (7466, 0)
     with pytest.raises(DataError, match="images/images_normalized"):
         found.refuse_without_files(root, "openi")
+
+
+@pytest.mark.realdata
+def test_every_real_row_is_accounted_for_and_the_lost_are_counted(
+    prepare_config: PrepareConfig,
+) -> None:
+    root = Path(os.environ["AGA_REALDATA"]) / "covid-chestxray"
+    source = CovidChestxray(CovidChestxrayConfig(min_characters=40))
+    found = look_through(source, root, prepare_config)
+    assert found.rows == 751 == found.usable + len({reject.location for reject in found.bad})
+    assert (found.repaired, found.lost) == (0, 6)

@@ -7,6 +7,7 @@ files may be named after patients, so that a file is spoken of by its number in 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from aga.data.sources.layouts import Layout, page, require_layout
 from aga.data.sources.records import Record, records
 from aga.errors import DataError
 
+_log = logging.getLogger(__name__)
 _TAGS = ("PatientID", "StudyInstanceUID", "AccessionNumber", "ViewPosition", "Rows", "SOPClassUID")
 _DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR: a list of the other files
 _ENDINGS = (".dcm", ".dicom", ".dic")
@@ -75,11 +77,14 @@ class DicomFolder:
             )
         reports = _Reports(config)
         yield from reports.read(root / config.table)
+        passed_over = -1  # the table
         for number, path in enumerate(_files(root), start=1):
             row = self._row(path, f"file {number}", reports)
+            passed_over += row is None
             if row is not None:
                 yield row
         yield from reports.without_image()
+        _log.info("%d files beside the table are no DICOM images", passed_over)
 
     @staticmethod
     def _row(path: Path, location: str, reports: _Reports) -> Study | Reject | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,13 @@ def test_a_length_that_fits_no_number_is_damage_to_the_decoder_too(tmp_path: Pat
         decode_dicom(file, "voi", "first")
     with pytest.raises(DicomError, match="image unreadable"):
         header_text(file, ["PatientID"])
+
+
+def test_the_number_of_a_file_is_that_of_the_documented_command(root: Path) -> None:
+    for place in ("CANARY_NAME_0/1.dcm", "CANARY_NAME_0.1/2.dcm", "a b/3.dcm", "Z/4.dcm"):
+        (root / place).parent.mkdir(exist_ok=True)
+        (root / place).write_bytes(b"no DICOM file")
+    command = "find . -type f | LC_ALL=C sort"
+    listed = subprocess.check_output(command, shell=True, cwd=root, text=True).splitlines()
+    numbers = [i for i, name in enumerate(listed, start=1) if name.endswith(".dcm")]
+    assert {location for location, *_ in rejects(root)} == {f"file {n}" for n in numbers}
