@@ -28,6 +28,9 @@ Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels."""
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
+# Boxes of pixels are averaged first, to no less than twice the final size: a third of the time, and
+# at most two grey levels from antialiasing all pixels at once.
+_REDUCING_GAP = 2.0
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
@@ -120,7 +123,8 @@ def decode_image(path: Path, config: ImageConfig) -> UInt8[np.ndarray, "H W C"]:
             return decode_dicom(path, config.window, config.frames)
         with Image.open(path) as image:
             image.load()
-            pixels = _eight_bit(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels = _eight_bit(image)
     except DicomError as error:
         raise ImageError(path, error.problem, error.reason) from error
     except _UNREADABLE as error:
@@ -144,7 +148,12 @@ def prepare_image(
     image = image.convert("L" if config.mode == "grey" else "RGB")
     place = _placement(pixels.shape[0], pixels.shape[1], config)
     left, top, right, bottom = (int(edge) for edge in place.target)
-    fitted = image.resize((right - left, bottom - top), Image.Resampling.BICUBIC, box=place.source)
+    fitted = image.resize(
+        (right - left, bottom - top),
+        Image.Resampling.BICUBIC,
+        box=place.source,
+        reducing_gap=_REDUCING_GAP,
+    )
     canvas = Image.new(image.mode, (config.size, config.size))
     canvas.paste(fitted, (left, top))
     return np.asarray(canvas).reshape(config.size, config.size, config.channels)
@@ -212,7 +221,7 @@ def _eight_bit(image: Image.Image) -> UInt8[np.ndarray, "*shape"]:
             raise ValueError("floating-point samples outside 0 to 1")
         return np.asarray(np.rint(samples * 255), dtype=np.uint8)
     if image.mode in ("1", "L") and "transparency" not in image.info:
-        return np.array(image.convert("L"))
+        return np.asarray(image if image.mode == "L" else image.convert("L"))
     if image.has_transparency_data:
         colour = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), colour)
