@@ -20,6 +20,7 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from aga.config import Config
+from aga.data.card import CardConfig
 from aga.data.leaks import LeakConfig
 from aga.data.prepare import PrepareConfig
 from aga.data.sources import SourceConfig
@@ -50,6 +51,7 @@ class Params(Config):
     source: SourceConfig
     phantom: PhantomConfig
     prepare: PrepareConfig
+    data_card: CardConfig
     leaks: LeakConfig
     tokenizer: TokenizerConfig
     image_encoder: ImageEncoderConfig
