@@ -13,7 +13,6 @@ import argparse
 import csv
 import faulthandler
 import logging
-import resource
 import sys
 import tempfile
 import time
@@ -39,7 +38,7 @@ from benchmarks.damage import (
     whole_images,
     whole_table,
 )
-from benchmarks.probe import LIMIT_S, REPORT, probe
+from benchmarks.probe import LIMIT_S, REPORT, peak_mib, probe
 from benchmarks.rows import write_rows
 
 LIMIT_MIB = 2048
@@ -170,7 +169,7 @@ def _fuzz_tables(
         start = time.perf_counter()
         _prepared(home, config, workers, outcome, None)
         outcome.slowest_s = max(outcome.slowest_s, time.perf_counter() - start)
-    outcome.peak_mib = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    outcome.peak_mib = round(peak_mib())
     return outcome
 
 

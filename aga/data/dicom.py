@@ -27,8 +27,8 @@ CODEC_MISSING = "codec missing"
 UNREADABLE = "image unreadable"
 SEVERAL_FRAMES = "several frames"
 
-MAX_PIXELS = 2**27  # of a frame; above it a header is not believed
-_NEEDS_PYDICOM = "DICOM needs pydicom: pip install 'aga[data]'"
+MAX_PIXELS = 2**26  # of a frame; above it a header is not believed
+_NEEDS_PYDICOM = "pydicom is missing: pip install 'aga[data]'"
 # Each transfer syntax has one decoder, wherever we run: two of them differ in the last bit of a
 # lossy image, and a second try would turn damage into other damage.
 _NONE_NEEDED = ""
@@ -180,6 +180,16 @@ def codecs() -> dict[str, bool]:
     except ImportError:
         return {}
     return {UID(syntax).name: _has_decoder(syntax) for syntax in _DECODERS}
+
+
+def codec_summary() -> str:
+    """One line that says which transfer syntaxes cannot be decoded on this machine."""
+    found = codecs()
+    if not found:
+        return f"DICOM files cannot be decoded here: {_NEEDS_PYDICOM}"
+    missing = ", ".join(name for name, there in found.items() if not there)
+    count = sum(found.values())
+    return f"DICOM: {count} of {len(found)} transfer syntaxes decode here; not {missing or 'none'}"
 
 
 def _has_decoder(syntax: str) -> bool:
