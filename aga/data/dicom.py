@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import UInt8
 
+from aga.data.codestream import frame_header
 from aga.data.dicom_display import ELEMENTS, display_of, palette_colours, stored_values
 from aga.data.windows import Display, Stored, WindowMode, shown
 
@@ -267,6 +268,8 @@ def _decoded(dataset: Any, policy: FramePolicy) -> _Frame:
     _refuse_missing_codec(dataset, syntax)
     _refuse_odd_shape(dataset)
     index = _frame_index(dataset, policy)
+    if _DECODERS[syntax] == "gdcm":
+        _refuse_other_stream(dataset, index)
     # Bits that are not stored are ours to take off: pydicom takes them to be the highest ones.
     pixels, found = get_decoder(syntax).as_array(
         dataset, index=index, decoding_plugin=_DECODERS[syntax], correct_unused_bits=False
@@ -300,6 +303,18 @@ def _refuse_odd_shape(dataset: Any) -> None:
         raise DicomError(UNREADABLE, f"not 1 to {MAX_PIXELS} pixels of 1 or 3 samples")
     if not 1 <= dataset.BitsStored <= dataset.BitsAllocated <= 16:
         raise DicomError(UNREADABLE, "samples of more than 16 bits, or of none")
+
+
+def _refuse_other_stream(dataset: Any, index: int) -> None:
+    """Refuse a compressed frame that is not of the size and depth that the header states."""
+    from pydicom.encaps import get_frame
+
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    found = frame_header(get_frame(dataset.PixelData, index, number_of_frames=frames))
+    shape = (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel)
+    same = found is not None and (found.height, found.width, found.components) == shape
+    if found is None or not same or not 2 <= found.bits <= dataset.BitsAllocated:
+        raise DicomError(UNREADABLE, "a compressed frame that differs from the header")
 
 
 def _frame_index(dataset: Any, policy: FramePolicy) -> int:

@@ -529,3 +529,18 @@ def test_a_deflated_file_that_does_not_end_is_refused(
     zeros = b"".join(squeezed.compress(bytes(2**24)) for _ in range(3)) + squeezed.flush()
     path.write_bytes(whole[:length] + zeros)
     assert reason_of(path) == (UNREADABLE, f"more than {2**24} bytes when inflated")
+
+
+@pytest.mark.parametrize("syntax", ["jpeg_ls", "jpeg_lossless", "jpeg_lossless_1"])
+@pytest.mark.parametrize("field", range(6), ids=["bits", "h", "h", "w", "w", "components"])
+def test_a_stream_that_differs_from_the_header_never_reaches_the_decoder(
+    tmp_path: Path, syntax: str, field: int
+) -> None:
+    path = tmp_path / "x.dcm"
+    write_dicom(path, smooth_colours())
+    assert transcode(path, syntax)
+    data = bytearray(path.read_bytes())
+    marker = b"\xff\xf7" if syntax == "jpeg_ls" else b"\xff\xc3"
+    data[data.index(marker) + 4 + field] ^= 0x93
+    path.write_bytes(data)
+    assert reason_of(path) == (UNREADABLE, "a compressed frame that differs from the header")
