@@ -267,7 +267,8 @@ def model_card(config: BundleConfig, metadata: Mapping[str, Any]) -> str:
             "## Data",
             "",
             *(f"- {name.capitalize()}: {value}" for name, value in stated.items()),
-            "- This folder holds no patient data: no image, report or identifier.",
+            "- This folder holds no patient data: no image, report or identifier. The hashes of "
+            "`trained_on.safetensors` tell who holds an image whether it was trained on.",
             "",
             "## Metrics",
             "",
