@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from aga.bundle import Bundle, bundle_sha256, load_bundle, save_bundle
+from aga.data.images import decode_image, prepare_image
 from aga.errors import CheckpointError, TrackingError
 from aga.objectives import ObjectiveConfig
 from aga.registry import (
@@ -36,6 +38,7 @@ from aga.registry import (
 from aga.registry.versions import pip_requirements
 from aga.tracking import TrackingConfig, start_run
 from aga.tracking.store import open_client
+from benchmarks.dicom_files import write_dicom
 
 pytestmark = pytest.mark.slow
 
@@ -265,6 +268,29 @@ def test_a_row_that_cannot_be_embedded_is_refused(row: dict[str, str], base: Bun
     ) as raised:
         served.predict([row])
     assert "both" not in str(raised.value)
+
+
+@pytest.mark.parametrize("window", ["voi", "percentile", "mimic_jpg"])
+def test_a_dicom_file_is_shown_as_the_bundle_says(
+    base: Bundle, tmp_path: Path, window: str
+) -> None:
+    from aga.registry.pyfunc import EncoderModel
+
+    values = (np.random.default_rng(0).beta(2, 5, (40, 30)) * 4000).astype(np.uint16)
+    write_dicom(
+        tmp_path / "x",
+        values,
+        PhotometricInterpretation="MONOCHROME1",
+        WindowCenter=900,
+        WindowWidth=700,
+    )
+    served = EncoderModel()
+    served.bundle = replace(base, transform=replace(base.transform, window=window))
+    encoded = base64.b64encode((tmp_path / "x").read_bytes()).decode()
+    found = served.predict([{"image": encoded}])
+    config = base.transform.image_config.model_copy(update={"window": window})
+    pixels = prepare_image(decode_image(tmp_path / "x", config), config)
+    np.testing.assert_allclose(found, base.embed_images(pixels[None]), rtol=1e-5)
 
 
 def test_a_server_keeps_and_gives_back_the_bundle(

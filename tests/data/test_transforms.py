@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 
@@ -236,3 +237,10 @@ def test_augmenting_a_batch_is_cheap() -> None:
         augment(images, rows, epoch, 0, FULL)
         times.append(time.thread_time() - started)
     assert min(times) < 0.030, "seconds of one thread"
+
+
+def test_a_bundle_from_before_dicom_has_its_defaults() -> None:
+    transform = ImageTransform(8, 8, 1, (0.5,), (0.2,), "pad", "grey", "voi", "first")
+    settings = json.loads(transform.to_json())
+    del settings["window"], settings["frames"]
+    assert ImageTransform.from_json(json.dumps(settings)) == transform
