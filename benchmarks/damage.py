@@ -13,6 +13,7 @@ from benchmarks.dicom_files import COMPRESSED, NATIVE, table, transcode, write_d
 
 Damage = Callable[[bytes, np.random.Generator], bytes]
 SIDE = 48  # pixels of the whole images
+_PIXEL_DATA = b"\xe0\x7f\x10\0"  # its tag
 NONSENSE = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
@@ -95,6 +96,11 @@ def damages_of_files() -> dict[str, Damage]:
     }
 
 
+def damages_of_dicoms() -> dict[str, Damage]:
+    """By name, what can happen to a DICOM file; of a compressed one, to the stream's own header."""
+    return damages_of_files() | {"stream": _in_stream, "stream again": _in_stream}
+
+
 def damages_of_tables() -> dict[str, Damage]:
     """By name, what happens to CSV tables between a hospital and us."""
     return damages_of_files() | {
@@ -133,6 +139,12 @@ def _overwritten(
     for place in rng.integers(0, max(len(out), 1), count if out else 0):
         out[place] = change(out[place], rng)
     return bytes(out)
+
+
+def _in_stream(data: bytes, rng: np.random.Generator) -> bytes:
+    start = max(data.find(_PIXEL_DATA), 0) + 32
+    header = start + int(rng.integers(1, 120))
+    return data[:start] + _overwritten(data[start:header], rng, 3, _any_byte) + data[header:]
 
 
 def _one_bit(byte: int, rng: np.random.Generator) -> int:

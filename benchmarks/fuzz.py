@@ -32,6 +32,7 @@ from aga.errors import DataError
 from aga.params import load_params
 from benchmarks.damage import (
     damaged,
+    damages_of_dicoms,
     damages_of_files,
     damages_of_tables,
     whole_dicoms,
@@ -108,7 +109,8 @@ def fuzz(inputs: int, seed: int, scratch: Path) -> dict[str, Outcome]:
                 tables = damaged([whole_table(TABLE_ROWS)], damages_of_tables(), count, rng)
                 outcomes[kind] = _fuzz_tables(list(tables), home, config, workers)
             else:
-                files = damaged(whole[kind], damages_of_files(), count, rng)
+                damages = damages_of_dicoms() if kind == "dicom" else damages_of_files()
+                files = damaged(whole[kind], damages, count, rng)
                 outcomes[kind] = _fuzz_images(list(files), home, config, workers)
     return outcomes
 
