@@ -1,7 +1,7 @@
 """The processes of `prepare` and `tokenize`: of this machine, or of RAY_ADDRESS's cluster.
 
 Plain Ray tasks do: the stages hand out chunks in order and bound what is in flight themselves, so
-that the bytes they write depend on no scheduler (docs/decisions/0013-parts-on-disk.md).
+that the bytes they write depend on no scheduler (docs/decisions/0014-parts-on-disk.md).
 """
 
 from __future__ import annotations
