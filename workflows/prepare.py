@@ -11,7 +11,6 @@ from pathlib import Path
 from aga.command import load, option_parser, run, write_json
 from aga.data.checking import look_through
 from aga.data.cluster import open_workers
-from aga.data.dicom import codec_summary
 from aga.data.id_lists import held_out_patients
 from aga.data.prepare import prepare
 from aga.data.sources import open_source
@@ -31,7 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
     name = options.source or params.source.name
     root = options.root or home / params.source.root
     source = open_source(name, params.source)
-    print(codec_summary(), file=sys.stderr)
     if options.check:
         found = look_through(source, root, params.prepare)
         print(*found.lines(), sep="\n", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -18,6 +19,7 @@ from pydantic import Field
 from aga.config import Config
 from aga.data.assemble import RejectsWriter, Segment, write_images, write_manifest
 from aga.data.chunks import examined
+from aga.data.dicom import codec_summary
 from aga.data.files import replaced_folder, working_folder
 from aga.data.images import ImageConfig
 from aga.data.ledger import Ledger
@@ -38,6 +40,8 @@ from aga.data.tally import Tally
 from aga.data.views import LEFT_OUT, ViewsConfig, stand_for_their_study
 from aga.data.workers import Workers, opened
 from aga.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 
 class PrepareConfig(Config):
@@ -147,6 +151,7 @@ def prepare(
             few patients for the splits, or the disk is full. `out` stays as it was then.
     """
     require_folder(root)
+    _log.info(codec_summary())
     recipe = config.recipe
     with (
         opened(workers) as processes,
@@ -187,6 +192,7 @@ def check(
         DataError: The layout under `root` is not this source's.
     """
     require_folder(root)
+    _log.info(codec_summary())
     ledger, tally = Ledger(), Tally()
     studies = (
         study if isinstance(study, Reject) else ledger.conflict(study) or study
