@@ -189,8 +189,9 @@ def codec_summary() -> str:
     if not found:
         return f"DICOM files cannot be decoded here: {_NEEDS_PYDICOM}"
     missing = ", ".join(name for name, there in found.items() if not there)
-    count = sum(found.values())
-    return f"DICOM: {count} of {len(found)} transfer syntaxes decode here; not {missing or 'none'}"
+    if not missing:
+        return f"DICOM: all {len(found)} transfer syntaxes decode here"
+    return f"DICOM: {sum(found.values())} of {len(found)} transfer syntaxes decode here; not {missing}"
 
 
 def _has_decoder(syntax: str) -> bool:

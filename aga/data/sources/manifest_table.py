@@ -133,7 +133,7 @@ def _json_record(line: str, location: str, not_utf8: NotUtf8) -> Record | Reject
         return _not_utf8(location, not_utf8)
     try:
         cells = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter where it is nested too deeply
         return Reject(location, "not JSON", "the line is not a JSON value")
     if not isinstance(cells, dict):
         return Reject(location, "not JSON", "the line is not an object")

@@ -136,7 +136,7 @@ def test_bad_lines_of_csv(raw_rows: Make, save_manifest: Callable[[Rows], Path])
 def test_bad_lines_of_jsonl(raw_rows: Make, save_manifest: Callable[[Rows], Path]) -> None:
     (row,) = raw_rows(1)
     root = save_manifest([row])
-    lines = [json.dumps(row).encode(), b"", b"{broken", b"[1]", b'{"text": "caf\xe9"}']
+    lines = [json.dumps(row).encode(), b"", b"{broken", b"[" * 100_000, b'{"text": "caf\xe9"}']
     lines += [json.dumps(row | {"text": 3.5, "patient_id": 12}).encode()]
     lines += [json.dumps(row | {"text": "\ud800"}).encode()]
     lines += [json.dumps({"patient_id": "P1"}).encode()]
