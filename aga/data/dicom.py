@@ -191,7 +191,8 @@ def codec_summary() -> str:
     missing = ", ".join(name for name, there in found.items() if not there)
     if not missing:
         return f"DICOM: all {len(found)} transfer syntaxes decode here"
-    return f"DICOM: {sum(found.values())} of {len(found)} transfer syntaxes decode here; not {missing}"
+    count = sum(found.values())
+    return f"DICOM: {count} of {len(found)} transfer syntaxes decode here; not {missing}"
 
 
 def _has_decoder(syntax: str) -> bool:
