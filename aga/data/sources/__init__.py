@@ -18,22 +18,36 @@ from pydantic import AfterValidator, Field
 from aga.config import Config
 from aga.data.schema import Reject, Study
 from aga.data.sources.base import Source
+from aga.data.sources.chexpert import Chexpert
+from aga.data.sources.chexpert_plus import ChexpertPlus, ChexpertPlusConfig
 from aga.data.sources.covid_chestxray import CovidChestxray, CovidChestxrayConfig
+from aga.data.sources.covidx import Covidx
 from aga.data.sources.dicom_folder import DicomFolder, DicomFolderConfig
 from aga.data.sources.layouts import LayoutError, resembling
 from aga.data.sources.manifest import Manifest, ManifestConfig
 from aga.data.sources.mimic_cxr import MimicCxr, MimicCxrConfig
+from aga.data.sources.nih14 import Nih14
 from aga.data.sources.openi import Openi
 from aga.data.sources.phantom import Phantom
+from aga.data.sources.roco import Roco
+from aga.data.sources.rsna import Rsna
+from aga.data.sources.siim import Siim
 from aga.errors import ParamsError
 
 SOURCES: Mapping[str, type[Source]] = {
+    "chexpert": Chexpert,
+    "chexpert_plus": ChexpertPlus,
     "covid_chestxray": CovidChestxray,
+    "covidx": Covidx,
     "dicom_folder": DicomFolder,
     "manifest": Manifest,
     "mimic_cxr": MimicCxr,
+    "nih14": Nih14,
     "openi": Openi,
     "phantom": Phantom,
+    "roco": Roco,
+    "rsna": Rsna,
+    "siim": Siim,
 }
 
 
@@ -49,6 +63,7 @@ class SourceConfig(Config):
     Attributes:
         name: Which source.
         root: The raw folder, relative to the params file's folder.
+        chexpert_plus: Which labels are used.
         covid_chestxray: Which rows are used.
         dicom_folder: How reports find their images.
         manifest: Which table holds the rows.
@@ -57,6 +72,7 @@ class SourceConfig(Config):
 
     name: Annotated[str, AfterValidator(_known)]
     root: str = Field(min_length=1)
+    chexpert_plus: ChexpertPlusConfig
     covid_chestxray: CovidChestxrayConfig
     dicom_folder: DicomFolderConfig
     manifest: ManifestConfig

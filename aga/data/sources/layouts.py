@@ -82,7 +82,7 @@ class LayoutError(DataError):
         self, root: Path, layouts: Sequence[Layout], resembles: Sequence[str] = ()
     ) -> None:
         self.root, self.layouts = root, layouts
-        closest = min(layouts, key=lambda layout: len(layout.missing(root)))
+        closest = min(layouts, key=lambda layout: _distance(layout, root))
         part = closest.missing(root)[0]
         hint = f"; the folder looks like {' or '.join(resembles)}" if resembles else ""
         super().__init__(
@@ -93,6 +93,12 @@ class LayoutError(DataError):
             fix=f"{page(closest.source)} explains this layout; `source` in params.yaml chooses"
             f" folder and layout{hint}",
         )
+
+
+def _distance(layout: Layout, root: Path) -> tuple[int, int]:
+    """How many files and folders are missing, then how many columns."""
+    columns = [part.table is not None for part in layout.missing(root)]
+    return columns.count(False), columns.count(True)
 
 
 def page(source: str) -> str:

@@ -19,6 +19,7 @@ from aga.data.sources.base import Source
 from aga.data.sources.layouts import resembling
 from aga.data.sources.tables import csv_columns
 from aga.data.studies import StudyDataset
+from aga.data.tokenizer import trained_tokenizer
 from aga.errors import DataError
 from aga.params import apply_overlay, load_params
 from workflows import prepare, tokenize_reports
@@ -51,6 +52,9 @@ def home(tree: Tree, raw: Path) -> Path:
         },
         "tokenizer": {"vocabulary": 200},
     }
+    if not tree.reports:  # nothing to train a tokenizer on
+        trained_tokenizer(["No effusion."], 50, True, 80).save_pretrained(raw.parent / "tokenizer")
+        overlay["tokenizer"] = {"path": "tokenizer"}
     apply_overlay(raw.parent / "params.yaml", overlay)
     return raw.parent
 
@@ -116,6 +120,7 @@ def test_the_folder_goes_through_the_line(home: Path, tree: Tree) -> None:
     assert any((home / "data/tokens").iterdir())
     dataset = StudyDataset.open(home / "data/studies")
     assert dataset.info.source == tree.source
+    assert (dataset.column("report").null_count == 0) == tree.reports
     assert dataset.info.licence == SOURCES[tree.source].LICENSE
 
 
@@ -187,5 +192,5 @@ def rename_column(table: Path, column: str) -> None:
         header, *rows = csv.reader(file)
     with opened(table, "wt", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([f"not_{name}" if name == column else name for name in header])
+        writer.writerow([f"not_{name}" if name.strip() == column else name for name in header])
         writer.writerows(rows)

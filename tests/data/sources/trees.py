@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import tree_of_dicom_folder
 import tree_of_mimic_cxr
 import tree_of_openi
+import trees_of_public_sets as public
 from raw_folders import Rows, noise_image, write_csv
 
 from aga.data.sources.phantom import PhantomConfig, generate
@@ -31,6 +33,7 @@ class Tree:
         settings: Of `source` in params.yaml, beside name and root.
         optional: Files and columns whose absence rejects no row.
         columns: How many columns its tables must have.
+        reports: Whether its rows have reports, or labels alone.
     """
 
     source: str
@@ -38,6 +41,7 @@ class Tree:
     settings: Mapping[str, object] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     columns: int = 3
+    reports: bool = True
 
 
 def covid_chestxray(root: Path) -> None:
@@ -95,6 +99,18 @@ def phantom(root: Path) -> None:
 
 
 TREES: Mapping[str, Tree] = {
+    "chexpert": Tree("chexpert", public.chexpert, reports=False),
+    "chexpert-test": Tree("chexpert", partial(public.chexpert, test=True), reports=False),
+    "chexpert_plus-dicom": Tree(
+        "chexpert_plus",
+        partial(public.chexpert_plus, dicom=True),
+        optional=("chexbert_labels/report_fixed.json",),
+    ),
+    "chexpert_plus-png": Tree(
+        "chexpert_plus",
+        public.chexpert_plus,
+        optional=("chexbert_labels/report_fixed.json",),
+    ),
     "covid_chestxray": Tree(
         "covid_chestxray",
         covid_chestxray,
@@ -119,7 +135,26 @@ TREES: Mapping[str, Tree] = {
         "mimic_cxr", tree_of_mimic_cxr.dicom, {"mimic_cxr": {"labels": "negbio"}}
     ),
     "manifest": Tree("manifest", manifest, optional=("labels",)),
+    "covidx": Tree("covidx", public.covidx, columns=0, reports=False),
+    "covidx-old": Tree(
+        "covidx", partial(public.covidx, three_classes=True), columns=0, reports=False
+    ),
+    "nih14": Tree(
+        "nih14",
+        public.nih14,
+        optional=("BBox_List_2017.csv", "Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"),
+        reports=False,
+    ),
     "openi-kaggle": Tree("openi", tree_of_openi.kaggle),
     "openi-original": Tree("openi", tree_of_openi.original, columns=0),
     "phantom": Tree("phantom", phantom),
+    "roco-1": Tree("roco", public.roco_first, columns=0),
+    "roco-2": Tree("roco", public.roco_second),
+    "rsna": Tree(
+        "rsna",
+        public.rsna,
+        optional=("pneumonia-challenge-dataset-mappings_2018.json",),
+        reports=False,
+    ),
+    "siim": Tree("siim", public.siim, columns=2, reports=False),
 }
