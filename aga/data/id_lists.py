@@ -18,6 +18,7 @@ from typing import Any
 from aga.data.schema import Reject
 from aga.data.sources.layouts import table_of
 from aga.data.sources.records import Record, records
+from aga.data.sources.rsna import nih_patients
 from aga.errors import DataError
 
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
@@ -183,7 +184,7 @@ def rsna_splits(root: Path, seed: int) -> IdList:
         DataError: The table is missing or damaged, or the mapping is damaged.
     """
     images = set(_column(table_of(root, "stage_2_train_labels.csv"), "patientId"))
-    patients = _nih_patients(root / "pneumonia-challenge-dataset-mappings_2018.json")
+    patients = nih_patients(root)
     return _three_splits("rsna-70-15-15", {one: patients.get(one, one) for one in images}, seed)
 
 
@@ -291,19 +292,6 @@ def _three_splits(name: str, patient_of: Mapping[str, str], seed: int) -> IdList
         for split, patients in parts.items()
     }
     return IdList(name, seed, ids, sorted(parts["test"]))
-
-
-def _nih_patients(mapping: Path) -> dict[str, str]:
-    """Patient of each image of the challenge; empty where the file is not there."""
-    if not mapping.is_file():
-        return {}
-    try:
-        images = json.loads(mapping.read_text(encoding="utf-8"))
-        return {one["subset_img_id"]: one["img_id"].partition("_")[0] for one in images}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            "The mapping of images to patients is damaged", where=mapping, got=type(error).__name__
-        ) from error
 
 
 def _drawn(identifiers: Iterable[str], seed: int) -> list[str]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from aga.data.schema import Region, Reject, Study
 from aga.data.sources.base import is_file
-from aga.data.sources.layouts import Layout, require_layout, table_of
+from aga.data.sources.layouts import Layout, page, require_layout, table_of
 from aga.data.sources.records import Record, invalid, missing_image, records, region
+from aga.errors import DataError
 
 _log = logging.getLogger(__name__)
 _BOXES, _CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
@@ -68,9 +69,17 @@ class Rsna:
 
         Raises:
             LayoutError: A table, a column or the folder of images is missing.
+            DataError: The mapping to patients is damaged.
         """
         require_layout(root, self.LAYOUTS)
-        patients = _read_patients(root / _ORIGINS)
+        patients = nih_patients(root)
+        if not patients:
+            _log.warning(
+                "no %s: each image counts as a patient, and images of one patient may come into "
+                "different splits; %s says where to get it",
+                _ORIGINS,
+                page("rsna"),
+            )
         images: dict[str, _Image] = {}
         for record in records(table_of(root, _BOXES), _COLUMNS, filled=("patientId", "Target")):
             if isinstance(record, Reject):
@@ -131,18 +140,28 @@ def _read_classes(table: Path) -> dict[str, set[str]]:
     return found
 
 
-def _read_patients(file: Path) -> Mapping[str, str]:
-    """The NIH patient of each image: what the challenge calls a patient is an image."""
+def nih_patients(root: Path) -> dict[str, str]:
+    """The NIH patient of each image: what the challenge calls a patient is an image.
+
+    Args:
+        root: May hold the challenge's mapping to the images of the NIH.
+
+    Returns:
+        Patient by image; empty where there is no mapping.
+
+    Raises:
+        DataError: The mapping is damaged.
+    """
+    file = root / _ORIGINS
     if not file.is_file():
-        _log.warning(
-            "%s is not there: each image counts as a patient of its own, and images of one patient "
-            "may come into different splits; docs/data.md#rsna says where to get it",
-            file.name,
-        )
         return {}
     try:
         origins = json.loads(file.read_text(encoding="utf-8"))
         return {one["subset_img_id"]: one["img_id"].partition("_")[0] for one in origins}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        _log.warning("%s cannot be read (%s): not used", file.name, type(error).__name__)
-        return {}
+        raise DataError(
+            "The mapping of images to patients is damaged",
+            where=file,
+            got=type(error).__name__,
+            fix=f"get it again; {page('rsna')} says where",
+        ) from error
