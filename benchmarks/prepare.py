@@ -77,7 +77,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--side", type=int, default=256, help="pixels of the many images")
     parser.add_argument("--large", type=int, nargs="*", default=[512, 1024, 2048])
-    parser.add_argument("--large-rows", type=int, default=384)
+    parser.add_argument("--large-rows", type=int, default=512)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10_000)
     parser.add_argument("--work", type=Path, help="folder to work in; default: a temporary one")
     parser.add_argument("--check", action="store_true", help="exit 1 where a limit is missed")

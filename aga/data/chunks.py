@@ -17,7 +17,7 @@ from aga.errors import DataError
 Result = TypeVar("Result")
 Rows = Sequence[Study | Reject]
 
-CHUNK_ROWS = 256  # what a kill can cost, per process
+CHUNK_ROWS = 64  # what a kill can cost, per process
 
 
 def examined(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-import numpy as np
-
-from aga.data.images import ImageConfig, ImageError, decode_image, prepare_image
+from aga.data.images import ImageConfig, ImageError, read_image
 from aga.data.perceptual import perceptual_hash
 from aga.data.reports import (
     WITHOUT_REPORT,
@@ -61,18 +59,15 @@ def examine(
     if isinstance(parsed, Reject):
         return parsed
     try:
-        original = decode_image(study.image, image)
+        fitted, size = read_image(study.image, image)
     except ImageError as error:
         return Reject(study.location, error.reason, error.problem, "image")
-    if original.min() == original.max():
-        return Reject(study.location, "image blank", "all pixels are equal", "image")
-    fitted = np.ascontiguousarray(prepare_image(original, image))
     prepared = fitted.tobytes()
     return PreparedPair(
         study=study,
         report=parsed,
         pixels=prepared,
-        size=(original.shape[0], original.shape[1]),
+        size=size,
         pixel_sha256=hashlib.sha256(prepared).hexdigest(),
         perceptual_hash=perceptual_hash(fitted),
         text_sha256=hashlib.sha256(parsed.text.encode()).hexdigest(),

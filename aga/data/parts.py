@@ -111,7 +111,7 @@ def write_part(rows: Sequence[Study | Reject], recipe: Recipe, folder: Path) -> 
     partial = folder / f"{path.stem}.{os.getpid()}{PARTIAL}"
     try:
         with partial.open("wb") as file:
-            with pq.ParquetWriter(file, PART, compression="zstd", use_dictionary=False) as writer:
+            with pq.ParquetWriter(file, PART, compression="lz4", use_dictionary=False) as writer:
                 for group in _grouped(rows, recipe.group_rows):
                     table = [
                         _part_row(examine(row, recipe.image, recipe.report, recipe.views))

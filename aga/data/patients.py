@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aga.data.schema import Reject, Split
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SplitRow:
     """What splitting needs to know of a row.
 

@@ -104,13 +104,12 @@ def close_pairs(
         Numbers in `first` and `second`, the distance in bits, and the orientation that brings the
         image of the first onto that of the second; in rising order.
     """
-    turned = oriented_words(first)
     others = first if second is None else second
     columns = [np.ascontiguousarray(others[:, word]) for word in range(WORDS)]
     blocks = range(0, len(first), _ROWS)
 
     def compare(start: int) -> list[np.ndarray]:
-        block = turned[:, start : start + _ROWS]
+        block = oriented_words(first[start : start + _ROWS])
         lowest = start if second is None else 0
         return list(_close_in_block(block, columns, start, lowest, radius, second is None))
 

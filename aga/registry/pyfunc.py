@@ -16,7 +16,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from aga.bundle import load_bundle
-from aga.data.images import decode_image, prepare_image
+from aga.data.images import read_image
 from aga.data.transforms import ImageTransform
 from aga.errors import DataError
 
@@ -62,8 +62,7 @@ def _prepared(encoded: str, transform: ImageTransform) -> UInt8[np.ndarray, "H W
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image"
         path.write_bytes(content)
-        pixels = decode_image(path, transform.image_config)
-    return prepare_image(pixels, transform.image_config)
+        return read_image(path, transform.image_config).pixels
 
 
 set_model(EncoderModel())

@@ -19,6 +19,7 @@ from aga.data.images import (
     original_box,
     prepare_image,
     prepared_box,
+    read_image,
 )
 
 FITS = ("pad", "crop", "stretch")
@@ -149,3 +150,30 @@ def test_original_box_undoes_prepared_box(
 ) -> None:
     there = prepared_box(box, (height, width), config(fit=fit))
     assert original_box(there, (height, width), config(fit=fit)) == pytest.approx(box, abs=1e-6)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize(("height", "width"), [(403, 997), (999, 1000), (1024, 512)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_read_at_a_fraction_of_its_size(
+    tmp_path: Path, fit: str, height: int, width: int, orientation: int
+) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    drawn = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    drawn.save(tmp_path / "large.jpg", quality=95, exif=exif)
+    settings = config(48, fit=fit)
+    pixels, size = read_image(tmp_path / "large.jpg", settings)
+    whole = decode_image(tmp_path / "large.jpg", settings)
+    assert size == whole.shape[:2] == image_size(tmp_path / "large.jpg")
+    difference = pixels.astype(int) - prepare_image(whole, settings)
+    assert np.abs(difference).max() <= 6
+    assert np.abs(difference).mean() < 0.6
+
+
+def test_an_image_that_shows_nothing_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (600, 600), 7).save(tmp_path / "flat.jpg")
+    with pytest.raises(ImageError) as caught:
+        read_image(tmp_path / "flat.jpg", config())
+    assert caught.value.reason == "image blank"

@@ -34,7 +34,7 @@ def row(
 
 
 rows_strategy = st.lists(
-    st.builds(row, st.integers(0, 40), st.integers(0, 60)), min_size=1, max_size=120
+    st.builds(row, st.integers(0, 40), st.integers(0, 60)), min_size=20, max_size=120
 )
 
 
