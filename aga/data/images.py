@@ -164,8 +164,8 @@ def prepare_image(
     Args:
         pixels: A decoded image of one or three channels.
         config: Shape of the result.
-        original_size: (height, width) of the image where it may have been decoded at a half, a quarter
-            or an eighth of it, rounded up; by default that of `pixels`.
+        original_size: (height, width) of the image where it may have been decoded at a half, a
+            quarter or an eighth of it, rounded up; by default that of `pixels`.
 
     Returns:
         Pixels of height and width `config.size` and `config.channels` channels.
