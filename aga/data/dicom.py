@@ -6,6 +6,7 @@ module is pixels, and reasons that quote nothing of the file but its transfer sy
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 import zlib  # before gdcm: where its copy of zlib comes first, inflating crashes the process
@@ -52,6 +53,7 @@ _DECODERS = {
     "1.2.840.10008.1.2.4.203": "pylibjpeg",
 }
 _UNCOMPRESSED = {syntax for syntax, decoder in _DECODERS.items() if decoder == _NONE_NEEDED}
+_NATIVE_CELLS = _UNCOMPRESSED | {"1.2.840.10008.1.2.5"}  # run lengths keep a sample's cell, too
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"  # its 12-bit form has no free codec
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _META_START = 128 + 4 + 12  # preamble, magic, and the element that states the header's length
@@ -215,6 +217,7 @@ def _quiet() -> Iterator[None]:
     if gdcm is not None:
         gdcm.Trace.WarningOff()
         gdcm.Trace.ErrorOff()
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -279,7 +282,7 @@ def _decoded(dataset: Any, policy: FramePolicy) -> _Frame:
     kind = found["photometric_interpretation"]
     bits, high = int(dataset.BitsStored), int(dataset.get("HighBit", dataset.BitsStored - 1))
     signed = bool(dataset.PixelRepresentation) and kind != "PALETTE COLOR"
-    samples = stored_values(pixels, bits, high if syntax in _UNCOMPRESSED else bits - 1, signed)
+    samples = stored_values(pixels, bits, high if syntax in _NATIVE_CELLS else bits - 1, signed)
     if kind in ("MONOCHROME1", "MONOCHROME2") and samples.ndim == 2:
         return _Frame(samples, display_of(dataset, index))
     if kind == "PALETTE COLOR" and samples.ndim == 2:

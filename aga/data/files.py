@@ -50,6 +50,8 @@ def replaced_folder(out: Path) -> Iterator[Path]:
     replaced = out.with_name(f".{out.name}.replaced")
     with disk_errors(out):
         try:
+            if replaced.exists() and not out.exists():  # killed between the two renames below
+                replaced.rename(out)
             for leftover in (building, replaced):
                 shutil.rmtree(leftover, ignore_errors=True)
             building.mkdir(parents=True)

@@ -311,7 +311,7 @@ def _covidx_images(root: Path, split: str) -> Iterator[tuple[str, str]]:
             got=", ".join(path.name for path in found) or "none",
             expected=f"one file {split}*.txt",
         )
-    for number, line in enumerate(found[0].read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(found[0].read_text(encoding="utf-8-sig").splitlines(), 1):
         words = line.split()
         if len(words) < 4:
             raise DataError(

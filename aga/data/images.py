@@ -28,7 +28,10 @@ from aga.errors import DataError
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels."""
 
-_UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
+_UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, RuntimeError, struct.error),
+    Image.DecompressionBombError,
+)
 BLANK = "image blank"
 # Boxes of pixels are averaged first, to no less than twice the final size: a third of the time, and
 # at most two grey levels from antialiasing all pixels at once.

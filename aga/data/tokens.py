@@ -130,7 +130,8 @@ def tokenize(
         tokenizer = _make_tokenizer(rows, config, _marks(dataset), processes)
         tokenizer.save_pretrained(folder / "tokenizer")
         made_from = (dataset.info.sha256, _folder_sha256(folder / "tokenizer"))
-        key = combined(*made_from, str(config.max_tokens), code_sha256())[:16]
+        bounds = " ".join(str(one.stop) for one in rows)
+        key = combined(*made_from, bounds, str(config.max_tokens), code_sha256())[:16]
         with working_folder(out, key) as work:
             shards = _write_shards(work, folder / "tokenizer", rows, config.max_tokens, processes)
             for shard in token_shards(work):

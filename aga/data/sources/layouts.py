@@ -158,7 +158,11 @@ def _matches(root: Path, name: str) -> Iterator[Path]:
 def _found(root: Path, layout: Layout, missing: Part) -> str:
     """What is there, without the names that are no part of the layout: they may name patients."""
     if missing.table is not None:
-        return f"the columns {', '.join(csv_columns(missing.table)) or '(none)'}"
+        # Without a header the cells of a patient stand there: only the layout's names are told.
+        columns = csv_columns(missing.table)
+        ours = {name for names in layout.tables.values() for name in names}
+        known = ", ".join(name for name in columns if name in ours) or "none of this layout"
+        return f"{len(columns)} columns, among them {known}"
     entries = list(root.iterdir())
     folders = sum(entry.is_dir() for entry in entries)
     parts = [part.words for part in layout.parts(root) if part.there and part.table is None]

@@ -12,7 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from aga.config import Config
 from aga.data.schema import Reject, Split, Study
@@ -63,6 +71,7 @@ def _from_json(value: object) -> object:
 
 
 Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
+Identifier = Annotated[Name, AfterValidator(str.strip)]
 OptionalText = Annotated[str | None, BeforeValidator(_none_if_blank)]
 Label = Literal[0, 1] | None
 
@@ -74,8 +83,8 @@ class ManifestRow(BaseModel):
         frozen=True, extra="ignore", coerce_numbers_to_str=True, title="A row of an aga manifest"
     )
 
-    patient_id: Name = Field(description="All rows of a patient go to one split.")
-    study_id: Name = Field(description="Rows of one study share patient, report and split.")
+    patient_id: Identifier = Field(description="All rows of a patient go to one split.")
+    study_id: Identifier = Field(description="Rows of one study share patient, report and split.")
     image: Name = Field(description="Path of the image file, relative to the table's folder.")
     text: OptionalText = Field(None, description="The whole report, or leave it to the next two.")
     findings: OptionalText = Field(
@@ -188,17 +197,19 @@ def _reject(error: ValidationError, location: str) -> Reject:
 def _require_columns(path: Path) -> None:
     columns = table_columns(path)
     missing = [name for name in _REQUIRED if name not in columns]
+    ours = columns & set(ManifestRow.model_fields)
     if not columns & set(_TEXTS):
         missing.append("text (or findings, impression)")
     if missing:
         raise DataError(
             f"The manifest has no column {missing[0]}",
             where=path,
-            got=f"the columns {', '.join(sorted(columns))}" if columns else "no column",
+            # Without a header the cells of a patient stand there: only our own names are told.
+            got=f"{len(columns)} columns, of ours {', '.join(sorted(ours)) or 'none'}",
             expected=f"{', '.join(_REQUIRED)}, and text, findings or impression",
             fix=f"add the column, or rename the one that holds it; see {page('manifest')}",
         )
-    unread = columns - set(ManifestRow.model_fields)
+    unread = columns - ours
     if unread:
         names = ", ".join(sorted(unread)).encode("utf-8", "replace").decode()
         _log.warning("%s: columns that are not read: %s", path.name, names)

@@ -278,3 +278,21 @@ def test_any_bytes_become_text_or_nothing(content: bytes, not_utf8: NotUtf8) -> 
         assert read == content.decode("utf-8")
     except UnicodeDecodeError:
         assert not_utf8 != "reject" or read is None
+
+
+def test_space_around_an_identifier_makes_no_other_patient(
+    raw_rows: Make, save_manifest: Callable[[Rows], Path]
+) -> None:
+    (row,) = raw_rows(1)
+    root = save_manifest([row | {"patient_id": " P7 ", "study_id": "S7\u00a0"}])
+    (study,) = read(root, "pairs.csv")
+    assert isinstance(study, Study)
+    assert (study.patient_id, study.study_id) == ("P7", "S7")
+
+
+def test_a_table_without_a_header_tells_no_cell(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("MRN4711,s1,a.png,Erika Muster\n")
+    with pytest.raises(DataError) as raised:
+        read(tmp_path, "pairs.csv")
+    assert "4711" not in str(raised.value).replace(str(tmp_path), "")
+    assert "Muster" not in str(raised.value)
