@@ -84,18 +84,23 @@ class Side:
         return HashedImages.of(self.studies.folder, shape, self.rows, hashes)
 
 
+def _issuer(source: str) -> str:
+    """The source whose patient identifiers a source shares; by default its own."""
+    return {"chexpert_plus": "chexpert", "rsna": "nih14"}.get(source, source)
+
+
 def find_leaks(learned: Side, tested: Side, *, near: bool = True) -> list[Leak]:
     """All that the tested rows share with the learned ones, one leak of a kind per tested row.
 
-    Patient and study identifiers mean something within one source alone; between two sources they
-    are not compared.
+    Patient and study identifiers are compared within a source, and between two that have them from
+    one issuer.
 
     Args:
         learned: Rows that are learned from.
         tested: Rows of the same folder or of another.
         near: Whether to look for near duplicates, too.
     """
-    one_source = learned.studies.info.source == tested.studies.info.source
+    one_source = _issuer(learned.studies.info.source) == _issuer(tested.studies.info.source)
     leaks = []
     for kind, column in _IDENTITIES.items():
         if one_source or kind not in _OF_ONE_SOURCE:

@@ -186,7 +186,7 @@ def check(
 
     Returns:
         The rows that `prepare` would reject or refuse, with line, column and reason; rows that
-        contradict earlier ones are among them.
+        contradict earlier ones are among them. Near duplicates are not looked for.
 
     Raises:
         DataError: The layout under `root` is not this source's.

@@ -234,15 +234,29 @@ def test_what_another_folder_tests_is_not_learned(
         refuse_leaks(studies, LeakConfig(lists={}, against=["three"]), tmp_path)
 
 
-def test_identifiers_of_two_sources_are_not_compared(tmp_path: Path) -> None:
-    one = write_studies(tmp_path / "one", phantom_rows(20), size=32)
-    two = write_studies(tmp_path / "two", phantom_rows(20), size=32, seed=1)
-    sides = Side.of(one, "train"), Side.of(two, "train", "test")
-    assert {leak.kind for leak in find_leaks(*sides)} == {"same patient", "same study"}
-    other = (tmp_path / "two/dataset.json").read_text().replace('"source": "test"', '"source": "b"')
-    (tmp_path / "two/dataset.json").write_text(other)
-    two = StudyDataset.open(tmp_path / "two")
-    assert find_leaks(Side.of(one, "train"), Side.of(two, "train", "test")) == []
+@pytest.mark.parametrize(
+    ("sources", "compared"),
+    [
+        (("test", "test"), True),
+        (("test", "other"), False),
+        (("nih14", "rsna"), True),
+        (("chexpert_plus", "chexpert"), True),
+    ],
+)
+def test_identifiers_are_compared_where_one_issuer_gave_them(
+    tmp_path: Path, sources: tuple[str, str], compared: bool
+) -> None:
+    sides = []
+    for seed, source in enumerate(sources):
+        folder = tmp_path / str(seed)
+        write_studies(folder, phantom_rows(20), size=32, seed=seed)
+        info = (folder / "dataset.json").read_text()
+        (folder / "dataset.json").write_text(
+            info.replace('"source": "test"', f'"source": "{source}"')
+        )
+        sides.append(Side.of(StudyDataset.open(folder), "train"))
+    found = {leak.kind for leak in find_leaks(*sides)}
+    assert found == ({"same patient", "same study"} if compared else set())
     assert shared_reports(sides[0], sides[1]) > 0
 
 
