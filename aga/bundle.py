@@ -32,8 +32,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from aga.config import Config
-from aga.data.tokenizer import PaddedTokens, encode, open_tokenizer, pad_tokens
-from aga.data.trained_on import TrainedOn
+from aga.data.splitting.trained_on import TrainedOn
+from aga.data.tokenizing.tokenizer import PaddedTokens, encode, open_tokenizer, pad_tokens
 from aga.data.transforms import ImageTransform
 from aga.encoders.weights import load_strict, on_cpu
 from aga.errors import CheckpointError

@@ -20,12 +20,12 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from aga.config import Config
-from aga.data.card import CardConfig
-from aga.data.leaks import LeakConfig
-from aga.data.prepare import PrepareConfig
+from aga.data.preparing.card import CardConfig
+from aga.data.preparing.prepare import PrepareConfig
 from aga.data.sources import SourceConfig
 from aga.data.sources.phantom import PhantomConfig
-from aga.data.tokens import TokenizerConfig
+from aga.data.splitting.leaks import LeakConfig
+from aga.data.tokenizing.tokens import TokenizerConfig
 from aga.encoders.image import ImageEncoderConfig
 from aga.encoders.text import TextEncoderConfig
 from aga.errors import ParamsError

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from aga.bundle import Bundle
-from aga.data.encoding import TokenizedText
-from aga.data.images import Box, ImageConfig, original_box
+from aga.data.pixels.images import Box, ImageConfig, original_box
+from aga.data.tokenizing.encoding import TokenizedText
 
 PatchCentres: TypeAlias = tuple[Float[np.ndarray, "rows"], Float[np.ndarray, "columns"]]
 
@@ -39,7 +39,7 @@ def content_words(record: Mapping[str, Any], tokens: TokenizedText) -> tuple[Wor
 
     Args:
         record: The manifest's row: `text` and `text_offsets`.
-        tokens: Its text as `aga.data.tokenizer.encode` gives it.
+        tokens: Its text as `aga.data.tokenizing.tokenizer.encode` gives it.
     """
     text, offsets = record["text"], record["text_offsets"]
     placed = zip(tokens.starts, tokens.ends, tokens.words, tokens.content, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib  # noqa: F401 (before gdcm: see aga.data.dicom)
+import zlib  # noqa: F401 (before gdcm: see aga.data.pixels.dicom)
 from pathlib import Path
 from typing import Any
 

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from aga.data.prepare import PrepareConfig, prepare
+from aga.data.preparing.prepare import PrepareConfig, prepare
 from aga.data.sources.manifest import Manifest, ManifestConfig
 from aga.data.studies import StudyDataset
 from aga.data.workers import LocalWorkers, WorkerDied, in_order

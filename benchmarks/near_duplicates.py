@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from aga.data.images import ImageConfig, ImageError, decode_image, prepare_image
-from aga.data.near_duplicates import RADIUS, HashedImages, near_duplicates
-from aga.data.perceptual import close_pairs, hash_words, perceptual_hash
+from aga.data.pixels.images import ImageConfig, ImageError, decode_image, prepare_image
+from aga.data.pixels.perceptual import close_pairs, hash_words, perceptual_hash
 from aga.data.schema import Study
 from aga.data.shards import ImageShardWriter, ShardConfig
 from aga.data.sources.covid_chestxray import CovidChestxray
 from aga.data.sources.phantom import generate
-from aga.data.trained_on import NEAR
+from aga.data.splitting.near_duplicates import RADIUS, HashedImages, near_duplicates
+from aga.data.splitting.trained_on import NEAR
 from aga.params import load_params
 from benchmarks.rows import write_rows
 

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from aga.data.prepare import prepare
+from aga.data.preparing.prepare import prepare
 from aga.data.sources import open_source
 from aga.data.workers import LocalWorkers, in_order
 from aga.params import apply_overlay, load_params

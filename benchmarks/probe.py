@@ -6,8 +6,8 @@ import faulthandler
 import time
 from pathlib import Path
 
-from aga.data.examine import examine
-from aga.data.parts import Recipe
+from aga.data.preparing.examine import examine
+from aga.data.preparing.parts import Recipe
 from aga.data.schema import Reject, Study
 
 LIMIT_S = 20.0

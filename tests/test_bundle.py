@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from aga.bundle import MANIFEST, Bundle, bundle_sha256, load_bundle, save_bundle
-from aga.data.tokenizer import encode, trained_tokenizer
+from aga.data.tokenizing.tokenizer import encode, trained_tokenizer
 from aga.data.transforms import ImageTransform
 from aga.encoders.image import ImageEncoderConfig
 from aga.encoders.text import TextEncoderConfig

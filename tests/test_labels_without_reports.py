@@ -14,10 +14,10 @@ from fixtures.studies import phantom_rows, write_studies
 from PIL import Image
 
 from aga.bundle import Bundle
-from aga.data.prepare import PrepareConfig, PrepareSummary, check, prepare
+from aga.data.preparing.prepare import PrepareConfig, PrepareSummary, check, prepare
 from aga.data.schema import Region, Reject, Study
 from aga.data.studies import StudyDataset
-from aga.data.tokens import TokenDataset, TokenizerConfig, tokenize
+from aga.data.tokenizing.tokens import TokenDataset, TokenizerConfig, tokenize
 from aga.errors import DataError
 from aga.evaluation import EvaluationConfig, Metrics, evaluate
 from aga.explain import explain

@@ -19,7 +19,7 @@ TRAINING = """
 import sys
 from pathlib import Path
 import aga, aga.training.loop
-from aga.data.tokens import tokenize
+from aga.data.tokenizing.tokens import tokenize
 from aga.params import load_params
 from aga.training.run import Recipe, run_local
 

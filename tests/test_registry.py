@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from aga.bundle import Bundle, bundle_sha256, load_bundle, save_bundle
-from aga.data.images import decode_image, prepare_image
+from aga.data.pixels.images import decode_image, prepare_image
 from aga.errors import CheckpointError, TrackingError
 from aga.objectives import ObjectiveConfig
 from aga.registry import (

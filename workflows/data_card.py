@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aga.command import load, option_parser, run
-from aga.data.card import build_card
+from aga.data.preparing.card import build_card
 
 
 def main(arguments: list[str] | None = None) -> None:

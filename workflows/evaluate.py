@@ -6,7 +6,7 @@ import torch
 
 from aga.bundle import load_bundle
 from aga.command import load, option_parser, run
-from aga.data.leaks import refuse_leaks
+from aga.data.splitting.leaks import refuse_leaks
 from aga.data.studies import StudyDataset
 from aga.evaluation import evaluate, format_table, write_metrics
 from aga.registry import RegisteredVersion, load_registered

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from aga.command import run
-from aga.data.id_lists import BUILDERS
+from aga.data.splitting.id_lists import BUILDERS
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from aga.command import run
-from aga.data.leaks import Side, describe, find_leaks, leaks_within, shared_reports
 from aga.data.schema import SPLITS
+from aga.data.splitting.leaks import Side, describe, find_leaks, leaks_within, shared_reports
 from aga.data.studies import StudyDataset
 
 

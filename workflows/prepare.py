@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 from aga.command import load, option_parser, run, write_json
-from aga.data.checking import look_through
 from aga.data.cluster import open_workers
-from aga.data.id_lists import held_out_patients
-from aga.data.prepare import prepare
+from aga.data.preparing.checking import look_through
+from aga.data.preparing.prepare import prepare
 from aga.data.sources import open_source
 from aga.data.sources.layouts import page
+from aga.data.splitting.id_lists import held_out_patients
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from aga.command import load, option_parser, run, write_json
-from aga.data.leaks import refuse_leaks
+from aga.data.splitting.leaks import refuse_leaks
 from aga.data.studies import StudyDataset
 from aga.explain import explanation_pages
 from aga.training.distributed import pretrain

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from aga.command import load, option_parser, run, write_json
 from aga.data.cluster import open_workers
-from aga.data.tokens import tokenize
+from aga.data.tokenizing.tokens import tokenize
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -22,10 +22,10 @@ from jaxtyping import Bool, Int64, UInt8
 
 from aga.data.sampling import SamplingConfig, one_per_study, shown_tokens, study_numbers
 from aga.data.schema import Split
-from aga.data.splits import sample_rows
+from aga.data.splitting.splits import sample_rows
 from aga.data.studies import StudyDataset
-from aga.data.tokenizer import pad_tokens
-from aga.data.tokens import TokenDataset
+from aga.data.tokenizing.tokenizer import pad_tokens
+from aga.data.tokenizing.tokens import TokenDataset
 from aga.data.transforms import AugmentationConfig, ImageTransform, augment, pixel_statistics
 from aga.errors import DataError
 from aga.pairs import PairBatch

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int64, Integer
 from pydantic import Field
 
 from aga.config import Config
-from aga.data.sentences import NO_SENTENCE
+from aga.data.text.sentences import NO_SENTENCE
 
 # `row_generator` and `epoch_order` use the same keys: the third count tells the draws apart.
 _VIEWS, _SENTENCES = 2, 3

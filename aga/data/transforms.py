@@ -20,9 +20,9 @@ from pydantic import Field
 from torch import Tensor
 
 from aga.config import Config
-from aga.data.dicom import FramePolicy
-from aga.data.images import ImageConfig
-from aga.data.windows import WindowMode
+from aga.data.pixels.dicom import FramePolicy
+from aga.data.pixels.images import ImageConfig
+from aga.data.pixels.windows import WindowMode
 from aga.errors import DataError
 
 _BEFORE_DICOM = {"window": "voi", "frames": "first"}  # of bundles older than the two settings
@@ -77,7 +77,7 @@ class ImageTransform:
 
     @property
     def image_config(self) -> ImageConfig:
-        """How `aga.data.images` decodes and prepares an image as those of training were."""
+        """How `aga.data.pixels.images` decodes and prepares an image as those of training were."""
         return ImageConfig(
             size=self.height,
             mode=self.mode,

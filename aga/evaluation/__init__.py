@@ -16,8 +16,8 @@ from pydantic import Field
 
 from aga.bundle import Bundle
 from aga.config import Config
-from aga.data.leaks import refuse_known
 from aga.data.schema import Split
+from aga.data.splitting.leaks import refuse_known
 from aga.data.studies import StudyDataset
 from aga.evaluation import grounding, probe, retrieval, zero_shot
 from aga.evaluation.bootstrap import BootstrapConfig

@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float, Int64
 
 from aga.bundle import Bundle
 from aga.config import Config
-from aga.data.images import prepared_box
+from aga.data.pixels.images import prepared_box
 from aga.data.schema import NO_REPORT
-from aga.data.tokenizer import encode
+from aga.data.tokenizing.tokenizer import encode
 from aga.errors import CheckpointError
 from aga.evaluation import heat as heats
 from aga.evaluation.bootstrap import (

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Float
 
-from aga.data.images import Box
+from aga.data.pixels.images import Box
 
 TIE = 1e-5  # relative to the strongest patch: what rounding makes of equal weights
 MOST_CONTRAST = 10.0

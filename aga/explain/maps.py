@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 
 from aga.bundle import Bundle
-from aga.data.encoding import TokenizedText
-from aga.data.images import Box
+from aga.data.pixels.images import Box
 from aga.data.schema import NO_REPORT
 from aga.data.studies import StudyDataset
-from aga.data.tokenizer import encode
+from aga.data.tokenizing.encoding import TokenizedText
+from aga.data.tokenizing.tokenizer import encode
 from aga.errors import DataError
 from aga.objectives.base import Method
 from aga.pairs import PairEmbeddings

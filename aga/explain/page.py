@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aga.bundle import Bundle
-from aga.data.images import Box
+from aga.data.pixels.images import Box
 from aga.data.studies import StudyDataset
 from aga.errors import AgaError
 from aga.explain.maps import METHODS, Explanation, explain

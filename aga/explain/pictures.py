@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from aga.data.images import Box
+from aga.data.pixels.images import Box
 from aga.explain.maps import METHODS, Explanation
 
 # Overlays: orange and blue show on black, grey and white alike, and to the colour-blind.

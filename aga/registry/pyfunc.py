@@ -16,7 +16,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from aga.bundle import load_bundle
-from aga.data.images import read_image
+from aga.data.pixels.images import read_image
 from aga.data.transforms import ImageTransform
 from aga.errors import DataError
 

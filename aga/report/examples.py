@@ -20,7 +20,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from aga.bundle import Bundle
-from aga.data.images import prepared_box
+from aga.data.pixels.images import prepared_box
 from aga.data.studies import StudyDataset
 from aga.evaluation import EmbeddedSplit, embed_split
 from aga.explain import METHODS, Explanation, explain, heat_map_png, image_config, image_png

@@ -10,7 +10,7 @@ from typing import Any
 
 from aga.bundle import save_bundle
 from aga.data.loader import PairDataset
-from aga.data.trained_on import TrainedOn
+from aga.data.splitting.trained_on import TrainedOn
 from aga.training.checkpoint import Row, TrainingState
 from aga.training.loop import SelectConfig, best_epoch
 from aga.training.run import Recipe, RunData, build_network

@@ -26,7 +26,7 @@ from aga.collectives import rank, world_size
 from aga.config import Config
 from aga.data.loader import PairDataset
 from aga.data.studies import StudyDataset
-from aga.data.tokens import TokenDataset
+from aga.data.tokenizing.tokens import TokenDataset
 from aga.encoders.image import ImageEncoderConfig
 from aga.encoders.text import TextEncoderConfig
 from aga.errors import CheckpointError

@@ -7,10 +7,10 @@ import logging
 import os
 from pathlib import Path
 
-from aga.data.prepare import prepare
+from aga.data.preparing.prepare import prepare
 from aga.data.sources import open_source
 from aga.data.sources.phantom import generate
-from aga.data.tokens import tokenize
+from aga.data.tokenizing.tokens import tokenize
 from benchmarks.comparison import WORK, composed, data_settings
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from raw_folders import Rows, noise_image, write_csv
 
-from aga.data.prepare import PrepareConfig
+from aga.data.preparing.prepare import PrepareConfig
 from aga.data.sources.manifest import Manifest, ManifestConfig
 from aga.data.workers import LocalWorkers
 

@@ -24,7 +24,7 @@ from aga.data.loader import (
 )
 from aga.data.sampling import SamplingConfig
 from aga.data.studies import StudyDataset
-from aga.data.tokens import TokenDataset, TokenizerConfig, tokenize
+from aga.data.tokenizing.tokens import TokenDataset, TokenizerConfig, tokenize
 from aga.data.transforms import AugmentationConfig, augment
 from aga.errors import DataError
 from aga.pairs import PairBatch

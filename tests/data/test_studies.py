@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from raw_folders import Rows
 
-from aga.data.prepare import PrepareConfig, prepare
+from aga.data.preparing.prepare import PrepareConfig, prepare
 from aga.data.schema import SPLITS
 from aga.data.sources.manifest import Manifest
 from aga.data.studies import DatasetInfo, StudyDataset

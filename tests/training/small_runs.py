@@ -12,7 +12,7 @@ from fixtures.studies import phantom_rows, write_studies
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from aga.data.tokens import TokenizerConfig, tokenize
+from aga.data.tokenizing.tokens import TokenizerConfig, tokenize
 from aga.training.checkpoint import Row, TrainingState
 from aga.training.run import Recipe
 

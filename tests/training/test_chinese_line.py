@@ -14,11 +14,11 @@ from PIL import Image
 from small_runs import small_params, small_recipe
 
 from aga.bundle import Bundle, load_bundle
-from aga.data.cleaning import DEID
-from aga.data.prepare import PrepareConfig, PrepareSummary, prepare
+from aga.data.preparing.prepare import PrepareConfig, PrepareSummary, prepare
 from aga.data.sources.manifest import Manifest, ManifestConfig
 from aga.data.studies import StudyDataset
-from aga.data.tokens import TokenizerConfig, TokenSummary, tokenize
+from aga.data.text.cleaning import DEID
+from aga.data.tokenizing.tokens import TokenizerConfig, TokenSummary, tokenize
 from aga.explain import explain
 from aga.training.export import export_bundle
 from aga.training.run import RunData, run_local

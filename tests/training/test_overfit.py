@@ -14,12 +14,12 @@ import torch
 from fixtures.studies import phantom_rows, write_studies
 from small_runs import PARAMS, make_home, small_recipe
 
-from aga.data.prepare import prepare
+from aga.data.preparing.prepare import prepare
 from aga.data.schema import MANIFEST
 from aga.data.sources import open_source
 from aga.data.sources.phantom import generate
 from aga.data.studies import INFO_FILE, MANIFEST_FILE
-from aga.data.tokens import tokenize
+from aga.data.tokenizing.tokens import tokenize
 from aga.errors import ParamsError
 from aga.params import overlaid, read_yaml, validate
 from aga.training import overfit as module

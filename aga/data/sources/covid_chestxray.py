@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from aga.config import Config
-from aga.data.images import image_size
+from aga.data.pixels.images import image_size
 from aga.data.schema import Region, Reject, Study
 from aga.data.sources.base import is_file
 from aga.data.sources.layouts import Layout, require_layout

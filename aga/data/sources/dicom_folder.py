@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from aga.config import Config
-from aga.data.dicom import UNREADABLE, DicomError, codecs, header_text, is_dicom
+from aga.data.pixels.dicom import UNREADABLE, DicomError, codecs, header_text, is_dicom
 from aga.data.schema import Reject, Study
 from aga.data.sources.layouts import Layout, page, require_layout
 from aga.data.sources.records import Record, records

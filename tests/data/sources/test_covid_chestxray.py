@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from raw_folders import noise_image, write_csv
 
-from aga.data.prepare import PrepareConfig, prepare
+from aga.data.preparing.prepare import PrepareConfig, prepare
 from aga.data.schema import SPLITS, Reject, Study
 from aga.data.sources.covid_chestxray import (
     CLASSES,

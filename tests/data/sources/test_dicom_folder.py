@@ -11,7 +11,7 @@ import pytest
 import tree_of_dicom_folder
 from raw_folders import Rows, noise_dicom, write_csv
 
-from aga.data.dicom import DicomError, decode_dicom, header_text
+from aga.data.pixels.dicom import DicomError, decode_dicom, header_text
 from aga.data.schema import Reject, Study
 from aga.data.sources.dicom_folder import DicomFolder, DicomFolderConfig
 

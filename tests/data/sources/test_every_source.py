@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from trees import TREES, Tree
 
-from aga.data.prepare import check
+from aga.data.preparing.prepare import check
 from aga.data.schema import Reject
 from aga.data.sources import SOURCES, open_source, read_studies
 from aga.data.sources.base import Source
 from aga.data.sources.layouts import resembling
 from aga.data.sources.tables import csv_columns
 from aga.data.studies import StudyDataset
-from aga.data.tokenizer import trained_tokenizer
+from aga.data.tokenizing.tokenizer import trained_tokenizer
 from aga.errors import DataError
 from aga.params import apply_overlay, load_params
 from workflows import prepare, tokenize_reports

@@ -11,13 +11,13 @@ import trees_of_public_sets as trees
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aga.data.prepare import PrepareConfig, prepare
+from aga.data.preparing.prepare import PrepareConfig, prepare
 from aga.data.schema import Reject, Study
 from aga.data.sources import SOURCES
 from aga.data.sources.base import Source
 from aga.data.sources.chexpert_plus import ChexpertPlus, ChexpertPlusConfig
 from aga.data.sources.siim import SIDE, mask_box
-from aga.data.splits import SplitConfig, SplitRow, assign_splits
+from aga.data.splitting.splits import SplitConfig, SplitRow, assign_splits
 from aga.data.studies import StudyDataset
 from aga.errors import DataError
 
