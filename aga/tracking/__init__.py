@@ -4,6 +4,7 @@
     spool.py        the local file: one JSON line per event, and how far it has been sent
     delivery.py     a spool's lines to MLflow, in order, each once
     runs.py         what a program calls: start a run, log, finish; replay a spool
+    stale.py        runs that MLflow shows as running, and nobody writes any more
     provenance.py   which code and data a run stands on
 
 Contract: `start_run`, and every method of the `Tracker` it returns, raises nothing because of a
@@ -25,17 +26,22 @@ from aga.tracking.runs import (
     replay,
     start_run,
 )
+from aga.tracking.stale import Life, RunningRun, close_run, running_runs
 from aga.tracking.store import TrackingConfig, mlflow_ui_command
 
 __all__ = [
+    "Life",
+    "RunningRun",
     "Status",
     "Tracker",
     "TrackingConfig",
     "attach_artifact",
     "close_children",
+    "close_run",
     "is_delivered",
     "mlflow_ui_command",
     "provenance",
     "replay",
+    "running_runs",
     "start_run",
 ]

@@ -11,11 +11,14 @@ A spool is a file of JSON lines beside the run, `metrics.jsonl`:
 Times are milliseconds since 1970. An artifact's content is below `metrics.jsonl.artifacts/`.
 `metrics.jsonl.sent` holds the MLflow run and the number of
 bytes that it has received. Lines are flushed to the operating system one by one: killing the
-process loses none, and leaves at most one torn line, which `open_spool` removes.
+process loses none, and leaves at most one torn line, which the next writer removes. A writer holds
+a shared lock on the file, of which the system lets go when the process dies, however it dies.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
@@ -23,7 +26,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 Record = Mapping[str, Any]
 
@@ -80,7 +83,8 @@ class SpoolWriter:
                 self._last_step |= dict.fromkeys(record["values"], record["step"])
             elif record["kind"] == "artifact":
                 self._artifacts.add(record["path"])
-        self._file = path.open("a", encoding="utf-8", buffering=1)  # a flush per line
+        self._file = path.open("a+", encoding="utf-8", buffering=1)  # a flush per line
+        _mark_written(self._file)
 
     def append_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Add the metrics that have no value at this step or a later one yet."""
@@ -132,6 +136,26 @@ def read_records(path: Path, offset: int) -> Iterator[tuple[Record, int]]:
             yield json.loads(line), offset
 
 
+def spool_id(path: Path) -> str | None:
+    """What a spool's runs bear as a tag; None where the file holds no whole event."""
+    first = next(read_records(path, 0), None)
+    return None if first is None else str(first[0]["id"])
+
+
+def is_written(path: Path) -> bool:
+    """Whether a process has the spool open for writing.
+
+    Raises:
+        OSError: The file cannot be read, or its file system knows no locks.
+    """
+    with path.open("rb+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def artifact_folder(spool: Path) -> Path:
     """Where a spool keeps the content of its artifacts."""
     return spool.with_name(spool.name + ".artifacts")
@@ -140,6 +164,12 @@ def artifact_folder(spool: Path) -> Path:
 def now() -> int:
     """Milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def _mark_written(file: IO[str]) -> None:
+    """Writers do not exclude one another; where the file system knows no locks, none is needed."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _note(spool: Path) -> Path:

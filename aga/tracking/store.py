@@ -97,6 +97,11 @@ def open_client(config: TrackingConfig, home: Path) -> Client:
         return client
 
 
+def is_created(config: TrackingConfig, home: Path) -> bool:
+    """Whether there is a store to ask; a server is taken to have one."""
+    return not config.uri.startswith(SQLITE) or _database(config, home).exists()
+
+
 def experiment_id(client: Client, config: TrackingConfig, home: Path) -> str:
     """Id of the configured experiment, which is created where it does not exist.
 
