@@ -88,12 +88,25 @@ def join(parts: list[Traced]) -> Traced:
     return text, offsets
 
 
-def without_sentences(traced: Traced, drop: list[bool]) -> Traced:
-    """The text without some of its sentences, by whether each is dropped."""
+def cut_sentences(traced: Traced, kept: list[int | None]) -> Traced:
+    """The text with some of its sentences cut short.
+
+    Args:
+        traced: A clean text.
+        kept: Of each sentence, how many characters stay, to be ended by a full stop; None for all.
+    """
     text, offsets = traced
-    kept = [span for span, gone in zip(sentence_spans(text), drop, strict=True) if not gone]
-    left = "".join(text[start:end] for start, end in kept).rstrip()
-    return left, [at for start, end in kept for at in offsets[start:end]][: len(left)]
+    left, left_offsets = "", list[int]()
+    for (start, end), count in zip(sentence_spans(text), kept, strict=True):
+        stop = end if count is None else start + count
+        left += text[start:stop]
+        left_offsets += offsets[start:stop]
+        if count:
+            closing = _full_stop(left[-1]) + " "
+            left += closing
+            left_offsets += left_offsets[-1:] * len(closing)
+    left = left.rstrip()
+    return left, left_offsets[: len(left)]
 
 
 class _Traced:

@@ -18,9 +18,9 @@ from aga.data.text.cleaning import (
     Deidentified,
     Traced,
     clean,
+    cut_sentences,
     join,
     says_something,
-    without_sentences,
 )
 from aga.data.text.sections import SPELLINGS, Section, find_sections, last_paragraph
 from aga.data.text.sentences import sentence_spans
@@ -37,8 +37,8 @@ class ReportConfig(Config):
             none of them is rejected. A name that is not one of the known English sections is a
             heading, looked for as it is spelled: `befund+beurteilung`.
         deidentified: De-identification marks are dropped, or each becomes the token `[DEID]`.
-        drop_sentences: Sentences left out: the kinds `notification` and `attestation`, and any
-            phrases of your own.
+        drop_sentences: Sentences left out: the kinds `notification`, but for what it says of the
+            image, and `attestation`, and any phrases of your own.
         min_characters: Rows with less cleaned text are rejected.
     """
 
@@ -88,7 +88,7 @@ class ParsedReport:
             full stop behind a section, where it would stand. Offsets rise within a section.
         section: The entry of `prefer` that is used; empty where none can be; `none` where there is
             no report.
-        dropped: Sentences left out of it, by entry of `drop_sentences`.
+        dropped: Sentences left out of it, or cut short, by entry of `drop_sentences`.
     """
 
     text: str
@@ -171,13 +171,13 @@ def _parts(raw: str, sections: Sequence[Section], entry: str, config: ReportConf
 def _part(raw: str, span: tuple[int, int], config: ReportConfig) -> _Part:
     traced = clean(raw, *span, config.deidentified)
     text = traced[0]
-    kinds = [
+    found = [
         boilerplate(text[start:end], config.drop_sentences) for start, end in sentence_spans(text)
     ]
-    if not any(kinds):
+    if not any(found):
         return _Part(traced, Counter())
-    left = without_sentences(traced, [kind is not None for kind in kinds])
-    return _Part(left, Counter(kind for kind in kinds if kind))
+    left = cut_sentences(traced, [one.kept if one else None for one in found])
+    return _Part(left, Counter(one.kind for one in found if one))
 
 
 def _names(entry: str) -> list[str]:
