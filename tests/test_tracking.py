@@ -25,7 +25,7 @@ from aga.tracking import (
     replay,
     start_run,
 )
-from aga.tracking.spool import SpoolWriter, read_records
+from aga.tracking.spool import read_records
 from aga.tracking.store import experiment_id, open_client
 
 SQLITE = TrackingConfig(
@@ -50,6 +50,12 @@ def away() -> TrackingConfig:
 
 def client_of(home: Path) -> MlflowClient:
     return MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+
+
+def wait_for_step(spool: Path, step: int) -> None:
+    """Until the spool's thread has written a step, which takes milliseconds."""
+    while not any(record.get("step") == step for record, _ in read_records(spool, 0)):
+        time.sleep(0.01)
 
 
 def history(home: Path, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -154,6 +160,7 @@ def test_a_resumed_run_is_one_run_and_repeated_steps_are_logged_once(
     first = start_run(SQLITE, home, "resumed", spool=spool, params={"workers": 1})
     for step in range(8):  # a checkpoint is at step 5; the process dies after step 7
         first.log_metrics({"loss": float(step)}, step)
+    wait_for_step(spool, 7)
     with spool.open("a") as torn:
         torn.write('{"kind":"metrics","st')
     first._sender.stop(20.0)  # as a killed process: no status
@@ -191,7 +198,7 @@ def test_a_store_that_does_not_know_the_run_gets_all_of_it(home: Path, tmp_path:
     assert history(tmp_path, second.run_id, "loss") == [(1, 1.0), (2, 2.0)]
 
 
-def test_what_the_store_refuses_stops_tracking_and_not_the_run(
+def test_what_the_store_refuses_is_told_and_stops_no_run(
     home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool = tmp_path / "metrics.jsonl"
@@ -199,23 +206,9 @@ def test_what_the_store_refuses_stops_tracking_and_not_the_run(
     tracker.log_metrics({"not a key: {}": 1.0}, 0)
     tracker.log_metrics({"loss": 1.0}, 1)
     assert tracker.finish() is False
-    assert any("tracking stops, the run goes on" in message for message in caplog.messages)
+    assert sum("MLflow is wanting, the run goes on" in message for message in caplog.messages) == 1
     with pytest.raises(TrackingError, match="refuses"):
         replay(spool, SQLITE, home)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_ends_tracking_and_not_the_run(
-    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    tracker = start_run(SQLITE, home, "full disk", spool=tmp_path / "metrics.jsonl")
-    full = Path("/dev/full").open("a", buffering=1)  # noqa: SIM115 - closed by the tracker
-    tracker._writer._file.close()
-    tracker._writer._file = full
-    for step in range(3):
-        tracker.log_metrics({"loss": 1.0}, step)
-    assert tracker.finish() is False
-    assert sum("tracking ends here" in message for message in caplog.messages) == 1
 
 
 def test_a_spool_that_cannot_be_written_or_is_not_there_is_named(tmp_path: Path) -> None:
@@ -320,20 +313,6 @@ def test_artifacts_that_cannot_be_stored_hold_no_number_up(
     assert sum("does not take artifacts" in message for message in caplog.messages) == 1
 
 
-def test_the_spool_keeps_each_metric_once_per_step(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    writer = SpoolWriter(path)
-    writer.append_metrics({"a": 1.0, "b": 1.0}, 0)
-    writer.append_metrics({"a": 9.0}, 0)
-    writer.append_metrics({"a": 2.0}, 3)
-    writer.close()
-    again = SpoolWriter(path)
-    again.append_metrics({"a": 9.0, "b": 2.0}, 2)
-    again.close()
-    kept = [(r["step"], r["values"]) for r, _ in read_records(path, 0)]
-    assert kept == [(0, {"a": 1.0, "b": 1.0}), (3, {"a": 2.0}), (2, {"b": 2.0})]
-
-
 FIRST_USE = """
 import sys
 from pathlib import Path
@@ -374,7 +353,7 @@ def test_four_processes_may_create_the_store_at_once(tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from aga.tracking import TrackingConfig, start_run
 home = Path(sys.argv[1])
@@ -384,6 +363,7 @@ config = TrackingConfig(
 tracker = start_run(config, home, "killed", spool=Path(sys.argv[2]))
 for step in range(50):
     tracker.log_metrics({"loss": float(step)}, step)
+time.sleep(0.5)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

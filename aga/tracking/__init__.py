@@ -2,6 +2,7 @@
 
     store.py        where runs are kept: the address, its creation, the `mlflow ui` command
     spool.py        the local file: one JSON line per event, and how far it has been sent
+    writer.py       the thread that writes it, and what waits for the disk in memory
     delivery.py     a spool's lines to MLflow, in order, each once
     runs.py         what a program calls: start a run, log, finish; replay a spool
     stale.py        runs that MLflow shows as running, and nobody writes any more

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aga.errors import TrackingError
-from aga.tracking.spool import Record, Sent, artifact_folder, read_records
+from aga.tracking.spool import Record, Sent, artifact_folder, flush, read_records
 from aga.tracking.store import Client, TrackingConfig, experiment_id, open_client
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ class Delivery:
         from mlflow.exceptions import MlflowException
 
         try:
+            # What MLflow has is on the disk: steps that a resumed run repeats are known to it.
+            flush(self._spool)
             if self._client is None:
                 self._client = open_client(self._config, self._home)
                 self._forget_lost_run()
@@ -116,12 +118,15 @@ class Delivery:
         named = self.sent.run_id or record["run_id"]
         if named is None or not self._exists(named):
             named = self._find(experiment, record["id"])
-        if named is not None:
-            self._client.update_run(named, status="RUNNING")
-            if record["parent"]:  # a run that goes on belongs to whoever goes on with it
-                self._client.set_tag(named, PARENT_TAG, record["parent"])
-            return str(named)
-        return self._create(experiment, record)
+        if named is None:
+            return self._create(experiment, record)
+        self._client.update_run(named, status="RUNNING")
+        if record["parent"]:  # a run that goes on belongs to whoever goes on with it
+            self._client.set_tag(named, PARENT_TAG, record["parent"])
+        # Those of a run that was created when the answer, or the next request, was lost.
+        known = self._client.get_run(named).data.params
+        self._params(named, {k: v for k, v in record["params"].items() if k not in known})
+        return str(named)
 
     def _find(self, experiment: str, spool_id: str) -> str | None:
         """The run of an earlier request whose answer was lost."""
@@ -129,8 +134,6 @@ class Delivery:
         return str(runs[0].info.run_id) if runs else None
 
     def _create(self, experiment: str, record: Record) -> str:
-        from mlflow.entities import Param
-
         tags = {**record["tags"], SPOOL_TAG: record["id"]}
         if record["parent"]:
             tags[PARENT_TAG] = record["parent"]
@@ -138,10 +141,15 @@ class Delivery:
             tags["mlflow.source.git.commit"] = commit  # which the web page shows
         run = self._client.create_run(experiment, record["time"], tags, record["name"])
         run_id = str(run.info.run_id)
-        params = [Param(key, value) for key, value in record["params"].items()]
+        self._params(run_id, record["params"])
+        return run_id
+
+    def _params(self, run_id: str, values: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, value) for key, value in values.items()]
         for start in range(0, len(params), PARAM_BATCH):
             self._client.log_batch(run_id, params=params[start : start + PARAM_BATCH])
-        return run_id
 
     def _metrics(self, run_id: str, records: list[Record]) -> None:
         from mlflow.entities import Metric

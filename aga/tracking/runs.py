@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from aga.errors import TrackingError
 from aga.tracking.delivery import PARENT_TAG, Delivery, flattened, send_artifact
-from aga.tracking.spool import Sent, SpoolWriter, now
+from aga.tracking.spool import Sent, now, status_record
 from aga.tracking.store import (
     TrackingConfig,
     bound_requests,
     open_client,
     require_mlflow,
-    store_failures,
     tracking_errors,
 )
+from aga.tracking.writer import SpoolWriter
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 SEND_SECONDS = 2.0
 RETRY_SECONDS = 20.0
 START_SECONDS = 30.0
-"""How long `start_run` waits for the first contact with the store, which usually fails at once or
-succeeds in under two seconds; creating a sqlite store takes about seven."""
+"""How long `Tracker.run_id` waits for the first contact with the store, which usually fails at once
+or succeeds in under two seconds; creating a sqlite store takes about seven."""
 
 
 def start_run(
@@ -66,7 +67,7 @@ def start_run(
     bound_requests()
     try:
         writer = SpoolWriter(spool)
-        writer.append(
+        writer.append_start(
             {
                 "kind": "start",
                 "id": writer.id,
@@ -86,25 +87,28 @@ def start_run(
 class Tracker:
     """A run that is being tracked; `start_run` makes it.
 
-    Every call writes to the spool and returns; a background thread sends. Nothing here raises
-    because of a server, a store or a disk. Call it from one thread.
+    Every call hands its event over in memory and returns; one background thread writes the spool,
+    another one sends it. Nothing here raises, or waits, because of a server, a store or a disk; the
+    exceptions are `run_id` and `finish`, which wait for a limited time. Call it from one thread.
     """
 
     def __init__(self, writer: SpoolWriter, delivery: Delivery) -> None:
         self._writer, self._delivery = writer, delivery
         self._sender = _Sender(delivery)
-        self._spooling = True
         self._sender.start()
-        self._sender.tried.wait(START_SECONDS)
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run; None while the store has never been reached."""
+        """The MLflow run; None where the store has not been reached.
+
+        Waits for the first attempt to reach it, at most `START_SECONDS`.
+        """
+        self._sender.tried.wait(START_SECONDS)
         return self._delivery.sent.run_id
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers at a step. A step not beyond a metric's last one is a repetition: ignored."""
-        self._spool(lambda: self._writer.append_metrics(values, step))
+        self._writer.append_metrics(values, step)
 
     def log_page(self, path: str, page: str) -> None:
         """Keep a page as an artifact of the run at `path`: `explain/epoch-003/row-12.html`.
@@ -112,26 +116,25 @@ class Tracker:
         A page of a path that has been logged is a repetition: ignored. Pages with images or report
         texts are for data that may be shown; the caller asks `DatasetInfo.may_be_shown`.
         """
-        self._spool(lambda: self._writer.append_artifact(path, page.encode("utf-8")))
+        self._writer.append_artifact(path, page.encode("utf-8"))
 
     def finish(self, status: Status = "FINISHED", timeout: float = 60.0) -> bool:
-        """End the run, and wait at most `timeout` seconds for what has not been sent.
+        """End the run, and wait at most `timeout` seconds for what has not been written and sent.
 
         Returns:
             Whether MLflow has everything. If not, the spool keeps it, and `replay` sends it.
         """
-        self._spool(
-            lambda: self._writer.append({"kind": "status", "time": now(), "status": status})
-        )
-        self._spool(self._writer.close)
-        complete = self._sender.stop(timeout) and self._spooling
-        self._spooling = False
-        if not complete:
+        deadline = time.monotonic() + timeout
+        spooled = self._writer.close(status_record(status), timeout)
+        sent = self._sender.stop(max(0.0, deadline - time.monotonic()))
+        if not spooled:
+            log.warning("%d events of this run were not tracked", self._writer.dropped)
+        elif not sent:
             log.warning(
                 "MLflow has not received all of this run. Nothing is lost: repeat the command when "
                 "the store is back, and the rest is sent"
             )
-        return complete
+        return spooled and sent
 
     def __enter__(self) -> Self:
         return self
@@ -147,15 +150,6 @@ class Tracker:
         else:
             self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
 
-    def _spool(self, write: Callable[[], None]) -> None:
-        if not self._spooling:
-            return
-        try:
-            write()
-        except OSError as error:
-            self._spooling = False
-            log.warning("the spool cannot be written, tracking ends here: %s", error)
-
 
 class _Sender(threading.Thread):
     """Sends a spool until it is stopped."""
@@ -165,7 +159,7 @@ class _Sender(threading.Thread):
         self.tried = threading.Event()
         self._delivery = delivery
         self._stopping = threading.Event()
-        self._complete = False
+        self._complete = self._told = False
 
     def stop(self, timeout: float) -> bool:
         """Send what there is and end; whether all of it was sent within `timeout` seconds."""
@@ -174,8 +168,8 @@ class _Sender(threading.Thread):
         return self._complete
 
     def run(self) -> None:
-        """Send, wait, and again; until stopped, or until the store refuses for good."""
-        failures, warned, last = store_failures(), False, False
+        """Send, wait, and again; until stopped."""
+        last = False
         while not last:
             last = self._stopping.is_set()  # nothing is spooled after it was set
             wait = SEND_SECONDS
@@ -183,17 +177,25 @@ class _Sender(threading.Thread):
                 self._delivery.send()
                 self._complete = last
             except TrackingError as error:
-                log.error("tracking stops, the run goes on: %s", error)
-                return
-            except failures as error:
                 wait = RETRY_SECONDS
-                if not warned:
-                    log.warning("MLflow is away, the run goes on and is sent later: %s", error)
-                warned = True
+                self._tell(logging.ERROR, f"MLflow is wanting, the run goes on: {error}")
+            # Whatever a store, a proxy or a disk makes of a request: a thread that died of it would
+            # send nothing for the rest of the run.
+            except Exception as error:
+                wait = RETRY_SECONDS
+                self._tell(
+                    logging.WARNING, f"MLflow is away, the run goes on and is sent later: {error}"
+                )
             finally:
                 self.tried.set()
             if not last:
                 self._stopping.wait(wait)
+
+    def _tell(self, level: int, message: str) -> None:
+        """Tell of the first failure; the ones that follow it are mostly the same."""
+        if not self._told:
+            log.log(level, message)
+        self._told = True
 
 
 def is_delivered(spool: Path) -> bool:

@@ -10,25 +10,30 @@ A spool is a file of JSON lines beside the run, `metrics.jsonl`:
 
 Times are milliseconds since 1970. An artifact's content is below `metrics.jsonl.artifacts/`.
 `metrics.jsonl.sent` holds the MLflow run and the number of
-bytes that it has received. Lines are flushed to the operating system one by one: killing the
-process loses none, and leaves at most one torn line, which the next writer removes. A writer holds
-a shared lock on the file, of which the system lets go when the process dies, however it dies.
+bytes that it has received. Killing a writer leaves at most one torn line, which the next one
+removes. A writer holds a shared lock on the file, of which the system lets go when the process
+dies, however it dies.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 Record = Mapping[str, Any]
+
+BLOCK = 1 << 16
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,15 @@ class Sent:
 
     @classmethod
     def load(cls, spool: Path) -> Sent:
-        """The note beside a spool; where there is none, nothing has been sent."""
+        """The note beside a spool; where there is no usable one, all is sent again, which is safe.
+
+        A note of more than there is outlived a power cut that the spool's end did not.
+        """
         try:
-            return cls(**json.loads(_note(spool).read_text(encoding="utf-8")))
-        except FileNotFoundError:
+            sent = cls(**json.loads(_note(spool).read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
             return cls()
+        return sent if sent.offset <= spool.stat().st_size else cls(sent.run_id)
 
     def save(self, spool: Path) -> None:
         """Write the note in one step."""
@@ -59,81 +68,93 @@ class Sent:
         temporary.replace(note)
 
 
-class SpoolWriter:
-    """Appends events; a metric is kept once per step.
-
-    A run that resumes from a checkpoint repeats the steps after it. Steps of one metric never
-    decrease within a run, so a step not beyond the metric's last one is a repetition.
+class SpoolFile:
+    """A spool that is open for appending, and opens itself anew after an error.
 
     Args:
-        path: The spool. Continued where it exists.
+        path: The file. A torn last line, of a writer that was killed, is removed.
+
+    Raises:
+        OSError: It cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_torn_line(path)
-        self._last_step: dict[str, int] = {}
-        self._artifacts: set[str] = set()
-        self._folder = artifact_folder(path)
-        self.id = uuid.uuid4().hex
-        for record, _ in read_records(path, 0):
-            if record["kind"] == "start":
-                self.id = record["id"]
-            elif record["kind"] == "metrics":
-                self._last_step |= dict.fromkeys(record["values"], record["step"])
-            elif record["kind"] == "artifact":
-                self._artifacts.add(record["path"])
-        self._file = path.open("a+", encoding="utf-8", buffering=1)  # a flush per line
-        _mark_written(self._file)
+        self._descriptor: int | None = self._opened(os.O_CREAT)
 
-    def append_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Add the metrics that have no value at this step or a later one yet."""
-        new = {k: float(v) for k, v in values.items() if self._last_step.get(k, -1) < step}
-        if new:
-            self.append({"kind": "metrics", "time": now(), "step": step, "values": new})
-            self._last_step |= dict.fromkeys(new, step)
+    @property
+    def size(self) -> int:
+        """Bytes, as of the last time that the file could be looked at."""
+        return self._size
 
-    def append_artifact(self, path: str, content: bytes) -> None:
-        """Keep a file and add its event, unless there has been one of this path.
+    def append(self, line: bytes) -> None:
+        """Add a line, as a whole or not at all.
 
         Raises:
-            OSError: The disk refuses it.
+            OSError: The disk refuses it; it may be tried again.
         """
-        if path in self._artifacts:
-            return
-        file = self._folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-        self.append({"kind": "artifact", "time": now(), "path": path})
-        self._artifacts.add(path)
-
-    def append(self, record: Record) -> None:
-        """Add one event.
-
-        Raises:
-            OSError: The disk refuses it.
-        """
-        self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
+        try:
+            if self._descriptor is None:
+                # Not created: where its storage is away, the folder below may be somewhere else.
+                self._descriptor = self._opened(0)
+            if os.write(self._descriptor, line) < len(line):
+                os.ftruncate(self._descriptor, self._size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        except OSError:
+            self.close()
+            raise
+        self._size += len(line)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Let go of the file."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+        self._descriptor = None
+
+    def _opened(self, create: int) -> int:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | create, 0o666)
+        # Writers do not exclude one another; where the file system knows no locks, none is needed.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        self._size = _without_torn_line(descriptor)
+        return descriptor
+
+
+def flush(path: Path) -> None:
+    """Push what was appended to the disk itself, for a power cut.
+
+    Raises:
+        OSError: The disk refuses it.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_records(path: Path, offset: int) -> Iterator[tuple[Record, int]]:
     """The complete events from a byte offset on, each with the offset behind it.
 
-    A last line that is still being written is left for the next time.
+    A last line that is still being written is left for the next time; a damaged one is passed over.
+
+    Raises:
+        OSError: The file cannot be read.
     """
-    if not path.exists():
-        return
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            yield json.loads(line), offset
+            try:
+                record = json.loads(line)
+            except ValueError:
+                log.warning("a damaged line of the spool is passed over: %s", path)
+            else:
+                yield record, offset
 
 
 def spool_id(path: Path) -> str | None:
@@ -166,23 +187,24 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _mark_written(file: IO[str]) -> None:
-    """Writers do not exclude one another; where the file system knows no locks, none is needed."""
-    with contextlib.suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+def status_record(status: str) -> Record:
+    """The event of a run's end."""
+    return {"kind": "status", "time": now(), "status": status}
 
 
 def _note(spool: Path) -> Path:
     return spool.with_name(spool.name + ".sent")
 
 
-def _remove_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        end = 0
-        for line in file:
-            if line.endswith(b"\n"):
-                end += len(line)
-        if end < os.fstat(file.fileno()).st_size:
-            file.truncate(end)
+def _without_torn_line(descriptor: int) -> int:
+    """Cut off what follows the last line's end; the size that is left."""
+    size = end = os.fstat(descriptor).st_size
+    while end > 0:
+        begin = max(0, end - BLOCK)
+        newline = os.pread(descriptor, end - begin, begin).rfind(b"\n")
+        end = begin + newline + 1 if newline >= 0 else begin
+        if newline >= 0:
+            break
+    if end < size:
+        os.ftruncate(descriptor, end)
+    return end

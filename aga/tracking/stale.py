@@ -12,8 +12,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from aga.tracking.delivery import SPOOL_TAG, Delivery
-from aga.tracking.spool import SpoolWriter, is_written, now, spool_id
+from aga.tracking.spool import is_written, spool_id, status_record
 from aga.tracking.store import Client, TrackingConfig, is_created, open_client, tracking_errors
+from aga.tracking.writer import SpoolWriter
+
+CLOSE_SECONDS = 20.0
 
 
 class Life(StrEnum):
@@ -94,9 +97,7 @@ def close_run(config: TrackingConfig, home: Path, run: RunningRun) -> bool:
             return True
         if is_written(run.spool):
             return False
-        writer = SpoolWriter(run.spool)
-        writer.append({"kind": "status", "time": now(), "status": "KILLED"})
-        writer.close()
+        SpoolWriter(run.spool).close(status_record("KILLED"), CLOSE_SECONDS)
         Delivery(config, home, run.spool).send()
     return True
 
