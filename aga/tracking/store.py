@@ -85,15 +85,16 @@ def open_client(config: TrackingConfig, home: Path) -> Client:
     """
     require_mlflow()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
 
     uri = tracking_uri(config, home)
     with _creation_lock(config, home):
+        if not is_created(config, home):
+            _create_store(_database(config, home))
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         if config.uri.startswith(SQLITE):
-            # The first request creates the tables. MLflow's migrations are not safe against a
-            # second process: "duplicate column name".
-            client.search_experiments(max_results=1)
+            client.search_experiments(max_results=1)  # names a store that is damaged, here
         return client
 
 
@@ -181,6 +182,21 @@ def _database(config: TrackingConfig, home: Path) -> Path:
 
 def _artifact_root(config: TrackingConfig, home: Path) -> str:
     return (home / config.artifacts).resolve().as_uri()
+
+
+def _create_store(database: Path) -> None:
+    """Create a sqlite store beside its place, and move it there.
+
+    The first request creates the tables, in seconds, by migrations that are safe neither against a
+    second process nor against being killed: "duplicate column name", ever after.
+    """
+    from mlflow import MlflowClient
+
+    for unfinished in database.parent.glob(f"{database.name}.new*"):
+        unfinished.unlink()
+    new = database.with_name(f"{database.name}.new")
+    MlflowClient(tracking_uri=f"{SQLITE}{new}").search_experiments(max_results=1)
+    new.replace(database)
 
 
 @contextlib.contextmanager

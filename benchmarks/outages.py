@@ -1,0 +1,168 @@
+"""A real MLflow server that dies and comes back, and a proxy before it that misbehaves."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+START_SECONDS = 180
+DELAY_SECONDS = 5.0
+UNFORWARDED = {"connection", "content-length", "host", "transfer-encoding"}
+
+
+def free_port() -> int:
+    """A port of the loopback address that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Server:
+    """An MLflow server on the loopback address, whose store outlives it.
+
+    Args:
+        folder: Holds its store and its output.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and return once it answers."""
+        store = ["--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"]
+        files = ["--artifacts-destination", str(self._folder / "served")]
+        address = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        with (self._folder / "server.log").open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *address, *store, *files],
+                cwd=self._folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not come up: {self._folder / 'server.log'}")
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """End it and its workers as a power cut would."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._process = None
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+
+class Mode(StrEnum):
+    """What the proxy does with a request."""
+
+    PASS = "pass"
+    SLOW = "slow"
+    """Answers after `DELAY_SECONDS`."""
+    ERROR = "error"
+    """Answers 500; every second time after the server has done what it was asked."""
+    HANG = "hang"
+    """Takes the request and never answers; every second time after the server has done it."""
+
+
+class Proxy(ThreadingHTTPServer):
+    """Hands requests on to a server as its `mode` says.
+
+    Args:
+        port: Of the server, on the loopback address.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream, self.mode, self.requests = port, Mode.PASS, 0
+        self.uri = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Proxy
+
+    def _handle(self) -> None:
+        mode = self.server.mode
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.requests += 1
+        forwarded = mode in (Mode.PASS, Mode.SLOW) or self.server.requests % 2 == 0
+        status, content, kind = self._forwarded(body) if forwarded else (500, b"", "text/plain")
+        if mode is Mode.SLOW:
+            time.sleep(DELAY_SECONDS)
+        elif mode is Mode.ERROR:
+            status, content, kind = 500, b"out of order", "text/plain"
+        elif mode is Mode.HANG:
+            while self.server.mode is Mode.HANG:
+                time.sleep(0.1)
+            self.close_connection = True
+            return
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _forwarded(self, body: bytes) -> tuple[int, bytes, str]:
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in UNFORWARDED}
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
+        try:
+            upstream.request(self.command, self.path, body, headers)
+            answer = upstream.getresponse()
+            kind = answer.headers.get("Content-Type", "application/octet-stream")
+            return answer.status, answer.read(), kind
+        except OSError:
+            return 502, b"", "text/plain"
+        finally:
+            upstream.close()
+
+    def handle_one_request(self) -> None:
+        """As the base does; a client that has given up is nothing to report."""
+        try:
+            super().handle_one_request()
+        except OSError:
+            self.close_connection = True
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _handle  # noqa: N815
