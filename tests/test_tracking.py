@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -100,7 +101,8 @@ def test_a_run_is_logged_with_params_tags_metrics_and_status(home: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")]
+    ("error", "status"),
+    [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
 )
 def test_a_run_that_breaks_off_says_so(
     home: Path, tmp_path: Path, error: type[BaseException], status: str
@@ -151,6 +153,22 @@ def test_sending_again_without_the_note_of_what_was_sent_doubles_nothing(
     spool.with_name("metrics.jsonl.sent").unlink()
     assert replay(spool, SQLITE, home) == tracker.run_id
     assert history(home, tracker.run_id, "loss") == [(s, float(s)) for s in range(30)]
+
+
+def test_settings_that_were_lost_with_an_answer_are_sent_again(home: Path, tmp_path: Path) -> None:
+    spool = tmp_path / "metrics.jsonl"
+    params = {f"p{n}": n for n in range(150)}  # two requests
+    with start_run(SQLITE, home, "settings", spool=spool, params=params) as tracker:
+        pass
+    client = client_of(home)
+    with sqlite3.connect(home / "mlflow.db") as store:  # as if only the first request had arrived
+        store.execute(
+            "delete from params where run_uuid = ? and key >= 'p5'", (str(tracker.run_id),)
+        )
+    assert len(client.get_run(tracker.run_id).data.params) < 150
+    spool.with_name("metrics.jsonl.sent").unlink()
+    assert replay(spool, SQLITE, home) == tracker.run_id
+    assert client.get_run(tracker.run_id).data.params == {k: str(v) for k, v in params.items()}
 
 
 def test_a_resumed_run_is_one_run_and_repeated_steps_are_logged_once(
@@ -352,6 +370,39 @@ def test_four_processes_may_create_the_store_at_once(tmp_path: Path) -> None:
     assert len(experiments) == 1
 
 
+CREATES = """
+import sys
+from pathlib import Path
+from mlflow.store.tracking import sqlalchemy_store
+from aga.tracking import TrackingConfig
+from aga.tracking.store import open_client
+config = TrackingConfig(
+    uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="tests", explain_pairs=0
+)
+print("begins", flush=True)
+open_client(config, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path) -> None:
+    """MLflow's own creation, when it is killed, leaves a file that no later start can use."""
+    root, unfinished = Path(__file__).parent.parent, tmp_path / "mlflow.db.new"
+    command = [sys.executable, "-c", CREATES, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    while not unfinished.exists() or unfinished.stat().st_size < 100_000:  # of 700,000 in the end
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    with start_run(SQLITE, tmp_path, "after", spool=tmp_path / "metrics.jsonl") as tracker:
+        tracker.log_metrics({"loss": 1.0}, 0)
+    assert history(tmp_path, tracker.run_id, "loss") == [(0, 1.0)]
+    assert not list(tmp_path.glob("mlflow.db.new*"))
+
+
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
@@ -375,8 +426,10 @@ def test_a_killed_process_loses_no_metric(home: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(home), str(spool)]
     assert subprocess.run(command, cwd=root, timeout=120, check=False).returncode == -9  # SIGKILL
     with start_run(SQLITE, home, "killed", spool=spool) as tracker:
+        assert client_of(home).get_run(tracker.run_id).info.status == "RUNNING"
         for step in range(45, 60):
             tracker.log_metrics({"loss": float(step)}, step)
+    assert client_of(home).get_run(tracker.run_id).info.status == "FINISHED"
     assert history(home, tracker.run_id, "loss") == [(s, float(s)) for s in range(60)]
 
 

@@ -121,6 +121,8 @@ class Tracker:
     def finish(self, status: Status = "FINISHED", timeout: float = 60.0) -> bool:
         """End the run, and wait at most `timeout` seconds for what has not been written and sent.
 
+        A store that has never been reached is not waited for.
+
         Returns:
             Whether MLflow has everything. If not, the spool keeps it, and `replay` sends it.
         """
@@ -160,36 +162,41 @@ class _Sender(threading.Thread):
         self._delivery = delivery
         self._stopping = threading.Event()
         self._complete = self._told = False
+        self._deadline = 0.0
 
     def stop(self, timeout: float) -> bool:
         """Send what there is and end; whether all of it was sent within `timeout` seconds."""
+        self._deadline = time.monotonic() + timeout
         self._stopping.set()
         self.join(timeout)
         return self._complete
 
     def run(self) -> None:
         """Send, wait, and again; until stopped."""
-        last = False
-        while not last:
+        wait = SEND_SECONDS
+        while wait:
             last = self._stopping.is_set()  # nothing is spooled after it was set
-            wait = SEND_SECONDS
             try:
                 self._delivery.send()
-                self._complete = last
+                self._complete, wait = last, 0.0 if last else SEND_SECONDS
             except TrackingError as error:
-                wait = RETRY_SECONDS
+                wait = 0.0 if last else RETRY_SECONDS
                 self._tell(logging.ERROR, f"MLflow is wanting, the run goes on: {error}")
             # Whatever a store, a proxy or a disk makes of a request: a thread that died of it would
             # send nothing for the rest of the run.
             except Exception as error:
-                wait = RETRY_SECONDS
+                wait = self._patience() if last else RETRY_SECONDS
                 self._tell(
                     logging.WARNING, f"MLflow is away, the run goes on and is sent later: {error}"
                 )
             finally:
                 self.tried.set()
-            if not last:
-                self._stopping.wait(wait)
+            (time.sleep if last else self._stopping.wait)(wait)
+
+    def _patience(self) -> float:
+        """At the end, seconds until the next attempt; a store that never answered gets none."""
+        known = self._delivery.sent.run_id is not None
+        return SEND_SECONDS if known and time.monotonic() + SEND_SECONDS < self._deadline else 0.0
 
     def _tell(self, level: int, message: str) -> None:
         """Tell of the first failure; the ones that follow it are mostly the same."""

@@ -1,0 +1,28 @@
+"""A real MLflow server that misbehaves: the benchmark's exactness, with few runs of each outage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.outages import Server
+from benchmarks.tracker_outages import exactness
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("server")) as server:
+        server.start()
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outage", ["error", "dies_and_returns"])
+def test_an_outage_loses_and_doubles_nothing(outage: str, server: Server, tmp_path: Path) -> None:
+    row = exactness(outage, server, tmp_path, repetitions=3, seed=1)
+    assert row["survived"] == 3
+    assert row["values"] > 2000
+    assert row["lost"] == row["doubled"] == 0
+    assert row["longest_call_ms"] < 200
