@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -91,7 +93,7 @@ def test_a_disk_that_stays_full_costs_metrics_and_not_the_run(
     assert 900 < dropped < 1000
     assert close(writer, timeout=0.5) is False
     assert writer.dropped == 1000 + 1 + 1  # the page and the status
-    assert sum("no longer tracked" in message for message in caplog.messages) == 2
+    assert sum("are dropped" in message for message in caplog.messages) == 2
     mend_disk(writer)
     again = SpoolWriter(path)  # as the resumed run does
     again.append_metrics({"loss": 1.0}, 0)
@@ -133,6 +135,59 @@ def test_a_disk_that_hangs_holds_nothing_up(tmp_path: Path) -> None:
     assert any(thread.name == "spool" for thread in threading.enumerate())
     os.close(reads)
     os.close(writes)
+
+
+def mount(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("nothing can be mounted here")
+
+
+def test_a_file_system_that_is_full_and_then_freed_loses_no_metric(tmp_path: Path) -> None:
+    mount("-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path))
+    try:
+        path = tmp_path / "metrics.jsonl"
+        writer = SpoolWriter(path)
+        writer.append_metrics({"loss": 1.0}, 0)
+        while not steps(path):
+            time.sleep(0.01)
+        with contextlib.suppress(OSError), (tmp_path / "ballast").open("wb", 0) as ballast:
+            while True:
+                ballast.write(b"x" * 1024)
+        for step in range(1, 400):  # more than the page that the file has
+            writer.append_metrics({"loss": 1.0}, step)
+        time.sleep(0.3)
+        assert path.read_bytes().endswith(b"\n")
+        assert 0 < len(steps(path)) < 400
+        (tmp_path / "ballast").unlink()
+        assert close(writer)
+        assert steps(path) == list(range(400))
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_storage_that_is_unmounted_for_a_time_loses_no_metric(tmp_path: Path) -> None:
+    real, storage = tmp_path / "real", tmp_path / "storage"
+    real.mkdir()
+    storage.mkdir()
+    bind = ("--bind", str(real), str(storage))
+    mount(*bind)
+    try:
+        path = storage / "run" / "metrics.jsonl"
+        writer = SpoolWriter(path)
+        writer.append_metrics({"loss": 1.0}, 0)
+        subprocess.run(["umount", "-l", str(storage)], check=True)
+        for step in range(1, 100):
+            writer.append_metrics({"loss": 1.0}, step)
+        writer.append_artifact("page.html", b"page")
+        time.sleep(1.5 * writer_module.RETRY_SECONDS)
+        assert not list(storage.iterdir())
+        mount(*bind)
+        assert close(writer)
+        assert steps(path) == list(range(100))
+        assert (path.parent / "metrics.jsonl.artifacts" / "page.html").read_bytes() == b"page"
+    finally:
+        subprocess.run(["umount", "-l", str(storage)], check=True)
 
 
 def test_a_spool_has_a_limit_and_its_end_still_fits(

@@ -149,8 +149,8 @@ class SpoolWriter:
 
     def _drop(self, reason: str, event: _Event) -> None:
         self.dropped += 1
-        kind = "page" if event.artifact else "metrics"
-        self._warn(f"{kind} are no longer tracked, the run goes on: {reason}")
+        kind = "pages" if event.artifact else "metrics"
+        self._warn(f"{kind} are dropped, the run goes on: {reason}")
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:
@@ -173,6 +173,7 @@ class SpoolWriter:
             return True
         try:
             if event.artifact:
+                self._folder.mkdir(exist_ok=True)  # not its parents: its storage may be away
                 event.artifact.parent.mkdir(parents=True, exist_ok=True)
                 event.artifact.write_bytes(event.content)
             self._file.append(event.line)
