@@ -44,3 +44,7 @@ class CheckpointError(AgaError):
 
 class TrackingError(AgaError):
     """The MLflow tracking store or model registry refused a request."""
+
+
+class ClusterError(AgaError):
+    """The nodes of a cluster differ, or cannot do what the settings ask of them."""

@@ -11,6 +11,7 @@ from aga.explain import explanation_pages
 from aga.training.distributed import pretrain
 from aga.training.export import summary, write_curves
 from aga.training.overfit import overfit
+from aga.training.preflight import check_machine
 from aga.training.run import Recipe
 
 
@@ -22,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     params, home = load(options)
+    if options.overfit is None:
+        check_machine(params.cluster.workers, params.cluster.resources_per_worker)
     refuse_leaks(StudyDataset.open(home / "data/studies"), params.leaks, home)
     recipe = Recipe(
         seed=params.seed,

@@ -14,9 +14,12 @@ one that was not.
     run.py          assemble a run; begin or resume it in this process
     export.py       a finished run's best epoch as a bundle, its numbers as files
     preflight.py    what is checked before anything is started
+    node.py         what each node of a cluster must see and have
+    survey.py       asks every node, with Ray
     job.py          a run as its workers must know it
     distributed.py  the same run under Ray Train
 
 May import everything below it (`bundle`, `model`, `data`, `objectives`, ...) except `evaluation`,
-`registry` and `explain`. Only `distributed` and `search` import Ray, inside their functions.
+`registry` and `explain`. Only `distributed`, `search` and
+`survey` import Ray, inside their functions.
 """

@@ -31,8 +31,9 @@ from aga.training.export import export_bundle
 from aga.training.job import Job
 from aga.training.loop import DivergenceError
 from aga.training.pages import EpochPages, MakePages
-from aga.training.preflight import check_resources, local_node
+from aga.training.preflight import check_machine, check_resources
 from aga.training.run import Listener, Recipe, RunData, build_context, follow
+from aga.training.survey import survey
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ def pretrain(
         ParamsError: The settings do not fit each other, or ask for more than the cluster has.
         DataError: The data are missing, damaged or too few.
         CheckpointError: The storage cannot be used, or another process is writing this run.
+        ClusterError: A node lacks the storage, the data or the software.
         DivergenceError: The loss is no longer a number.
         TrainingFailedError: The workers failed for good.
     """
@@ -132,6 +134,7 @@ def pretrain(
     if state is None:
         job.check(data, cluster.workers)
         with ray_session(cluster):
+            survey(job, data, cluster.workers, cluster.resources_per_worker)
             launch(job, cluster, make_pages=make_pages)
         state = job.final_state()
         if state is None:
@@ -161,9 +164,8 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+    check_machine(cluster.workers, cluster.resources_per_worker)
     attached = "RAY_ADDRESS" in os.environ
-    if not attached:
-        check_resources([local_node()], cluster.workers, cluster.resources_per_worker)
     import ray
 
     if ray.is_initialized():

@@ -88,7 +88,7 @@ def check_resources(nodes: Sequence[Resources], workers: int, each: Resources) -
     Raises:
         ParamsError: They do not fit; the message holds a table of what is needed and there.
     """
-    if sum(_workers_that_fit(node, each) for node in nodes) >= workers:
+    if sum(workers_that_fit(node, each) for node in nodes) >= workers:
         return
     lines = ["            need   have   largest node   settings"]
     for name, amount in each.items():
@@ -141,11 +141,22 @@ def check_storage(run: Path, parameters: int, checkpoint: CheckpointConfig) -> N
         )
 
 
+def check_machine(workers: int, each: Resources) -> None:
+    """Check that the workers fit on this machine, unless RAY_ADDRESS names a cluster for them.
+
+    Raises:
+        ParamsError: As `check_resources`.
+    """
+    if "RAY_ADDRESS" not in os.environ:
+        check_resources([local_node()], workers, each)
+
+
 def local_node() -> dict[str, int]:
     """What this process may use of this machine, as a node."""
     return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
 
 
-def _workers_that_fit(node: Resources, each: Resources) -> int:
+def workers_that_fit(node: Resources, each: Resources) -> int:
+    """How many workers a node has room for when it is empty."""
     counts = [int(node.get(name, 0) // amount) for name, amount in each.items() if amount]
     return min(counts)

@@ -1,0 +1,147 @@
+"""What a node reports, and what is made of the reports; the survey of a real cluster."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_runs import make_home, small_params, small_recipe
+
+from aga.errors import ClusterError
+from aga.tracking import TrackingConfig
+from aga.training import survey as surveying
+from aga.training.job import Job
+from aga.training.node import (
+    NodeFacts,
+    check_data,
+    check_exchange,
+    check_shared_memory,
+    check_versions,
+    inspect,
+    missing_tokens,
+    shared_memory_needed,
+    unreachable,
+    versions,
+    warn_of_tracking,
+    write_token,
+)
+from aga.training.run import RunData
+
+NODE = NodeFacts("one", {"torch": "2.9", "aga": "abc"}, {"/d/x": "12"}, 64 * 2**20, None)
+
+
+def test_equal_nodes_pass() -> None:
+    nodes = [NODE, replace(NODE, name="two")]
+    check_versions(nodes)
+    check_data(nodes, NODE.data)
+    check_shared_memory(nodes, 64 * 2**20)
+    check_exchange(Path("/s"), {"one": None, "two": None}, {"one": [], "two": []})
+
+
+def test_other_software_is_a_table_of_what_differs() -> None:
+    other = replace(NODE, name="two", versions={"torch": "2.8", "aga": "abc"})
+    with pytest.raises(ClusterError, match=r"requirements\.lock") as caught:
+        check_versions([NODE, other])
+    rows = [line.split() for line in str(caught.value).splitlines()]
+    assert ["one", "two"] in rows
+    assert ["torch", "2.9", "2.8"] in rows
+    assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("sha256", "words"), [("13", "differs"), (None, "is not there")])
+def test_other_data_name_the_node(sha256: str | None, words: str) -> None:
+    with pytest.raises(ClusterError, match=f"two: /d/x {words}"):
+        check_data([NODE, replace(NODE, name="two", data={"/d/x": sha256})], NODE.data)
+
+
+def test_small_shared_memory_names_the_setting() -> None:
+    with pytest.raises(ClusterError, match=r"training\.loader_workers"):
+        check_shared_memory([NODE], 64 * 2**20 + 1)
+    check_shared_memory([replace(NODE, shared_memory=None)], 2**60)
+    assert shared_memory_needed(32, 96 * 96, 0) == 0
+    assert shared_memory_needed(32, 100, 3) == 3 * 2 * 32 * 100 * 4
+
+
+def test_storage_of_ones_own_is_told_by_node() -> None:
+    with pytest.raises(ClusterError, match=r"(?s)two: cannot write, no.*cluster\.storage"):
+        check_exchange(Path("/s"), {"one": None, "two": "no"}, {})
+    with pytest.raises(ClusterError, match="one: does not see what was written on two"):
+        check_exchange(Path("/s"), {"one": None, "two": None}, {"one": ["two"], "two": []})
+
+
+def test_tokens_are_written_and_seen(tmp_path: Path) -> None:
+    assert write_token(tmp_path / "t", "a") is None
+    assert missing_tokens(tmp_path / "t", ["a"], 5) == []
+    started = time.monotonic()
+    assert missing_tokens(tmp_path / "t", ["a", "b"], 0.3) == ["b"]
+    assert 0.2 < time.monotonic() - started < 5
+    (tmp_path / "file").touch()
+    assert write_token(tmp_path / "file", "a"), "a file is no folder"
+
+
+def test_a_server_that_is_away_is_only_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert unreachable(address) is None
+    away = unreachable(address)
+    assert away is not None
+    assert unreachable("sqlite:///mlflow.db") is None
+    with caplog.at_level(logging.WARNING):
+        warn_of_tracking([replace(NODE, tracking_error=away)], address)
+    assert "tracking.uri" in caplog.text
+
+
+def test_this_machine_is_inspected_quickly(tmp_path: Path) -> None:
+    started = time.monotonic()
+    facts = inspect([tmp_path / "lost"], "sqlite:///x")
+    assert time.monotonic() - started < 2
+    assert facts.data == {str(tmp_path / "lost"): None}
+    assert facts.versions == versions()
+    assert "missing" not in facts.versions.values()
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[None]:
+    """Two Ray nodes on this machine, of which only this process knows."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_two_real_nodes_are_asked(
+    two_nodes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = make_home(tmp_path / "home")
+    tracking = TrackingConfig.model_validate(small_params()["tracking"])
+    job = Job.of(small_recipe(), tracking, home, "runs")
+    data = RunData.open(home)
+    job.folder.mkdir(parents=True)
+    started = time.monotonic()
+    surveying.survey(job, data, 2, {"CPU": 1, "GPU": 0})
+    assert time.monotonic() - started < 60
+    assert list(job.folder.iterdir()) == [], "tokens are taken away"
+
+    lost = job.model_copy(update={"folder": tmp_path / "file/run"})
+    (tmp_path / "file").touch()
+    with pytest.raises(ClusterError, match=r"(?s)cannot write.*cluster\.storage"):
+        surveying.survey(lost, data, 2, {"CPU": 1, "GPU": 0})
+
+    monkeypatch.setattr(surveying, "SECONDS", 0.0)
+    with pytest.raises(ClusterError, match="do not answer within"):
+        surveying.survey(job, data, 2, {"CPU": 1, "GPU": 0})
