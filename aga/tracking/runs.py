@@ -16,8 +16,8 @@ from aga.tracking.spool import Sent, now, status_record
 from aga.tracking.store import (
     TrackingConfig,
     bound_requests,
+    import_mlflow,
     open_client,
-    require_mlflow,
     tracking_errors,
 )
 from aga.tracking.writer import SpoolWriter
@@ -63,7 +63,7 @@ def start_run(
     Raises:
         TrackingError: MLflow is not installed, or the spool cannot be written.
     """
-    require_mlflow()
+    import_mlflow(config)
     bound_requests()
     try:
         writer = SpoolWriter(spool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib
 import importlib.util
 import os
 import shlex
@@ -144,6 +145,22 @@ def require_mlflow() -> None:
     """
     if importlib.util.find_spec("mlflow") is None:
         raise TrackingError("MLflow is not installed.", fix="pip install 'aga[tracking]'")
+
+
+def import_mlflow(config: TrackingConfig) -> None:
+    """Import what a thread that sends will use, in the thread that calls.
+
+    Two threads that import packages with circular imports at once may each see half a module: the
+    training's could be the one that fails.
+
+    Raises:
+        TrackingError: MLflow is not installed.
+    """
+    require_mlflow()
+    importlib.import_module("mlflow.entities")
+    if config.uri.startswith(SQLITE):
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+        importlib.import_module("mlflow.store.model_registry.sqlalchemy_store")
 
 
 def bound_requests() -> None:
