@@ -14,7 +14,8 @@ from aga.params import Params
 from aga.training.checkpoint import Row
 from aga.training.export import export_bundle
 from aga.training.loop import best_epoch
-from aga.training.run import Recipe, RunData, run_local
+from aga.training.recipe import Recipe, RunData
+from aga.training.run import run_local
 
 
 @dataclass(frozen=True)

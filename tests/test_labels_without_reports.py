@@ -21,7 +21,7 @@ from aga.data.tokenizing.tokens import TokenDataset, TokenizerConfig, tokenize
 from aga.errors import DataError
 from aga.evaluation import EvaluationConfig, Metrics, evaluate
 from aga.explain import explain
-from aga.training.run import RunData
+from aga.training.recipe import RunData
 
 ROWS = 60
 TOKENIZER = TokenizerConfig(path=None, vocabulary=60, lowercase=True, min_patients=1, max_tokens=16)

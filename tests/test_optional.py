@@ -21,7 +21,8 @@ from pathlib import Path
 import aga, aga.training.loop
 from aga.data.tokenizing.tokens import tokenize
 from aga.params import load_params
-from aga.training.run import Recipe, run_local
+from aga.training.recipe import Recipe
+from aga.training.run import run_local
 
 home, params = Path(sys.argv[1]), load_params(Path(sys.argv[2]))
 tokenize(home / "data/studies", home / "data/tokens", params.tokenizer)

@@ -12,7 +12,7 @@ from aga.training.distributed import pretrain
 from aga.training.export import summary, write_curves
 from aga.training.overfit import overfit
 from aga.training.preflight import check_machine
-from aga.training.run import Recipe
+from aga.training.recipe import Recipe
 
 
 def main(arguments: list[str] | None = None) -> int:

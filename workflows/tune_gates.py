@@ -5,7 +5,7 @@ from __future__ import annotations
 from aga.command import load, option_parser, run
 from aga.params import apply_overlay, overlaid, parse_settings, read_yaml, validate
 from aga.training.job import Job
-from aga.training.run import Recipe
+from aga.training.recipe import Recipe
 from aga.training.search import Settings, format_trials, search
 
 

@@ -76,8 +76,12 @@ class TrainingState:
 
 
 def save_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Write a checkpoint; `folder`, which must not exist, appears whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint; `folder`, which must not exist, appears whole and verified or not at all.
+
+    Raises:
+        OSError, SafetensorError: The storage is full or away.
+        CheckpointError: It did not keep what was written.
+    """
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unfinished-"))
     try:
         save_file(on_cpu(state.tensors), scratch / TRAINING)
@@ -88,6 +92,7 @@ def save_checkpoint(folder: Path, state: TrainingState) -> None:
         (scratch / MANIFEST).write_text(_manifest(hashes), encoding="utf-8")
         for path in [*scratch.iterdir(), scratch]:
             _flush(path)
+        _verify(scratch)
         scratch.rename(folder)
         _flush(folder.parent)
     finally:
@@ -117,7 +122,15 @@ def load_checkpoint(folder: Path) -> TrainingState:
 
 
 def save_next(run: Path, state: TrainingState, keep: int) -> Path:
-    """Add a checkpoint to a run's folder and delete all but the newest `keep`."""
+    """Add a checkpoint to a run's folder; once it is there, delete all but the newest `keep`.
+
+    The run's folder must exist: making it anew while its storage is not mounted would hide the
+    checkpoint below the mount.
+
+    Raises:
+        OSError, SafetensorError, CheckpointError: As `save_checkpoint`; none was deleted.
+    """
+    (run / FOLDER).mkdir(exist_ok=True)
     for unfinished in (run / FOLDER).glob(".unfinished-*"):
         shutil.rmtree(unfinished)  # of a writer that was killed: a run has one writer at a time
     attempt = 0
@@ -230,9 +243,13 @@ def _sha256(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Push a file, or a folder's entries, to the disk: a rename must not outlive its content."""
+    """Push a file, or a folder's entries, to the disk: a rename must not outlive its content.
+
+    Who reads it next reads the disk, not the memory of this machine.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)

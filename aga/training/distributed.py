@@ -13,46 +13,30 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 
 import aga
-from aga.collectives import rank, world_size
 from aga.config import Config
-from aga.errors import AgaError, CheckpointError, DataError, ParamsError
+from aga.errors import AgaError, CheckpointError
 from aga.tracking import Status, TrackingConfig
-from aga.training.checkpoint import Row, TrainingState
+from aga.training.checkpoint import TrainingState
 from aga.training.export import export_bundle
 from aga.training.job import Job
-from aga.training.loop import DivergenceError
-from aga.training.pages import EpochPages, MakePages
+from aga.training.pages import MakePages
 from aga.training.preflight import check_machine, check_resources
-from aga.training.run import Listener, Recipe, RunData, build_context, follow
+from aga.training.recipe import Recipe, RunData
+from aga.training.stopping import StopFile, TerminatedError, on_sigterm
 from aga.training.survey import survey
+from aga.training.worker import LASTING, SWITCHES, hear_sigterm, work
 
 logger = logging.getLogger(__name__)
 
 BUNDLE = Path("models/encoder")
-SWITCHES = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "TOKENIZERS_PARALLELISM": "false",
-    # A dead worker is noticed after this many seconds, and a report waits as long.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # On a busy machine workers took over Ray's 60 seconds to start. What can never start is refused
-    # before: see `check_resources`.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-}
-# Errors that starting the workers again would only repeat; others, as of a storage, may pass.
-LASTING: Mapping[str, type[AgaError]] = {
-    kind.__name__: kind for kind in (DivergenceError, ParamsError, DataError)
-}
 
 
 class ClusterConfig(Config):
@@ -126,6 +110,7 @@ def pretrain(
         ClusterError: A node lacks the storage, the data or the software.
         DivergenceError: The loss is no longer a number.
         TrainingFailedError: The workers failed for good.
+        TerminatedError: This process got SIGTERM; the workers have saved their state.
     """
     data = RunData.open(home)
     job = Job.of(recipe, tracking, home, cluster.storage)
@@ -207,15 +192,18 @@ def launch(
     Raises:
         DivergenceError: The loss is no longer a number.
         ParamsError, DataError: As `build_context`, in a worker.
+        TerminatedError: This process got SIGTERM; the workers have saved their state.
         TrainingFailedError: The workers failed for good; their MLflow run is marked FAILED.
     """
     from ray import train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
+    stop = StopFile(job.folder).path
+    stop.unlink(missing_ok=True)  # of an earlier start
     trainer = TorchTrainer(
         work,
         train_loop_config={"job": job.model_dump_json(), "make_pages": make_pages},
-        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        torch_config=_torch_config("nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=cluster.workers,
             use_gpu=cluster.gpus_per_worker > 0,
@@ -231,7 +219,8 @@ def launch(
             logging_config=train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with _marked_if_cut_off(job):
+    # A second SIGTERM ends this process at once, and Ray the workers.
+    with _marked_if_cut_off(job), on_sigterm(stop.touch):
         try:
             result = trainer.fit()
         except train.TrainingFailedError as error:
@@ -241,61 +230,27 @@ def launch(
                 got=_first_failure(error),
                 fix="see the log above; repeating the command resumes from the last checkpoint",
             ) from error
+    stop.unlink(missing_ok=True)
     if result.return_value:
         name, message = result.return_value
-        raise LASTING[name](message)
+        raise {**LASTING, TerminatedError.__name__: TerminatedError}[name](message)
 
 
-def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
-    """A worker's whole life; runs in each of them at once.
+def _torch_config(backend: str) -> Any:
+    """Of PyTorch's processes; before they start training, their main threads listen to SIGTERM."""
+    from ray.train.torch import TorchConfig
 
-    Args:
-        config: `job`, as JSON; `make_pages`, as of `pretrain`.
+    class Config(TorchConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> Any:
+            class Backend(super().backend_cls):  # type: ignore[misc]
+                def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
+                    super().on_training_start(worker_group, backend_config)
+                    worker_group.execute(hear_sigterm)
 
-    Returns:
-        None after a good end; otherwise class name and text of an error of `LASTING`.
-    """
-    for name, value in SWITCHES.items():
-        os.environ.setdefault(name, value)
-    _log_to_driver()
-    job = Job.model_validate_json(config["job"])
-    try:
-        _train(job, config["make_pages"])
-    except tuple(LASTING.values()) as error:
-        # The loss diverges in every worker at once. Other errors may be one worker's alone: then
-        # the rest wait for it, until raising it here makes Ray stop them all.
-        if world_size() > 1 and not isinstance(error, DivergenceError):
-            raise
-        return type(error).__name__, str(error)
-    return None
+            return Backend
 
-
-def _train(job: Job, make_pages: MakePages | None) -> None:
-    from ray import train
-    from ray.train.torch import get_device
-
-    device: torch.device = get_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # where NCCL's own tensors go
-    data = RunData.open(job.home)
-    context = build_context(job.recipe, data, job.home, device)
-    pages: EpochPages | None = None
-
-    def end_epoch(row: Row) -> None:
-        if pages is not None:
-            pages.log(int(row["epoch"]))
-        if row["epoch"] < job.recipe.training.epochs:
-            train.report(dict(row))
-
-    listener = Listener(end_epoch=end_epoch)
-    with job.track() if rank() == 0 else nullcontext() as tracker:
-        if tracker is not None:
-            listener.log_metrics = tracker.log_metrics
-            pages = EpochPages(make_pages, context, data, job.tracking.explain_pairs, tracker)
-        state = follow(context, job.recipe.checkpoint, job.folder, listener)
-    if len(state.history) == job.recipe.training.epochs:
-        # Last of all: a search ends a trial's processes at the report of its last epoch.
-        train.report(state.history[-1])
+    return Config(backend=backend)
 
 
 @contextmanager
@@ -314,17 +269,6 @@ def _marked_if_cut_off(job: Job) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         mark("KILLED")
         raise
-
-
-def _log_to_driver() -> None:
-    """Show the library's own lines, and none in which Ray repeats each report in full."""
-    library = logging.getLogger(aga.__name__)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    library.addHandler(handler)
-    library.setLevel(logging.INFO)
-    library.propagate = False
-    logging.getLogger().setLevel(logging.WARNING)
 
 
 def _keep_token_private() -> None:

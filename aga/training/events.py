@@ -49,7 +49,7 @@ class EpochEvent:
 
 @dataclass(frozen=True)
 class CheckpointEvent:
-    """A checkpoint is due: every `checkpoint_every` steps, and at each epoch's end.
+    """A checkpoint is due: every `checkpoint_every` steps, at each epoch's end, before a stop.
 
     Attributes:
         state: What to save, before the generator goes on: its tensors are the live ones.
@@ -78,7 +78,8 @@ class Clock:
     @property
     def pairs_per_second(self) -> float:
         """Over all workers, since the clock was made; validation is left out."""
-        return self._steps * self._batch_size / (self._computing + self._waiting)
+        seconds = self._computing + self._waiting
+        return self._steps * self._batch_size / seconds if seconds else 0.0
 
     def waited_for(self, batches: Iterable[PairBatch]) -> Iterator[PairBatch]:
         """The same batches; the time until each one comes counts as waiting."""

@@ -13,7 +13,8 @@ from aga.data.loader import PairDataset
 from aga.data.splitting.trained_on import TrainedOn
 from aga.training.checkpoint import Row, TrainingState
 from aga.training.loop import SelectConfig, best_epoch
-from aga.training.run import Recipe, RunData, build_network
+from aga.training.recipe import Recipe, RunData
+from aga.training.run import build_network
 
 
 def export_bundle(

@@ -12,7 +12,8 @@ from aga.tracking import Tracker, TrackingConfig, is_delivered, provenance, repl
 from aga.training.checkpoint import Row, TrainingState, load_checkpoint, newest_good, only_writer
 from aga.training.loop import finished
 from aga.training.preflight import check_batches, check_storage
-from aga.training.run import Recipe, RunData, build_network
+from aga.training.recipe import Recipe, RunData
+from aga.training.run import build_network
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@
 A process is one of `world_size()`; all of them run this generator in step. There is no state of a
 random generator to save: dropout at a step is seeded by (seed, step, rank), order and augmentation
 by (seed, epoch, row), views and sentences by (seed, epoch, study). Stopping after any event and
-starting again from its state gives the same weights, to the bit on a CPU.
+starting again from its state gives the same weights, to the bit on a CPU. Where one process is
+asked to stop, all of them do after the same step.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +32,6 @@ from aga.config import Config
 from aga.data.loader import EpochBatches, PairDataset
 from aga.data.sampling import SamplingConfig
 from aga.data.transforms import AugmentationConfig
-from aga.errors import AgaError
 from aga.model import AlignmentModel
 from aga.objectives.base import LossTerms, Objective
 from aga.pairs import PairBatch
@@ -45,6 +44,8 @@ from aga.training.optimizer import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
+from aga.training.step_metrics import DivergenceError, agreed, require_finite, step_metrics
+from aga.training.stopping import StopAsked
 from aga.training.validation import Metric, validate
 
 
@@ -89,10 +90,6 @@ class TrainingConfig(Config):
     select: SelectConfig
     patience: Annotated[int, Field(ge=0)]
     heartbeat_seconds: Annotated[float, Field(gt=0)]
-
-
-class DivergenceError(AgaError):
-    """The loss or its gradient is no longer a number."""
 
 
 class PairNetwork(nn.Module):
@@ -152,34 +149,43 @@ class TrainingContext:
         return self.config.epochs * self.steps_per_epoch
 
 
-def train(context: TrainingContext, start: TrainingState | None = None) -> Iterator[Event]:
+def train(
+    context: TrainingContext,
+    start: TrainingState | None = None,
+    stop_asked: StopAsked = lambda: False,
+) -> Iterator[Event]:
     """Train from the beginning or from a state, to the last epoch or until patience runs out.
 
+    Args:
+        context: What to train.
+        start: The state to go on from; None begins.
+        stop_asked: Looked at in each step. Where it holds in any process, all of them end after
+            that step: the last event is its checkpoint, and `finished` does not hold.
+
     Raises:
-        DivergenceError: The loss or the gradient of a step is not finite.
+        DivergenceError: The loss or the gradient of a step is not finite; the event before is the
+            checkpoint of the state before that step.
         DataError: The batch size does not fit the data or the number of workers.
     """
     config = context.config
-    learner = _Learner(context, start)
+    learner = _Learner(context, start, stop_asked)
     clock = Clock(config.batch_size, context.total_steps)
     while not finished(learner.history, config):
         epoch = len(learner.history)
-        for batch in clock.waited_for(_training_batches(context, learner.step)):
-            metrics = learner.learn(batch)
+        for batch in clock.waited_for(_training_batches(context, epoch, learner.step)):
+            try:
+                metrics = learner.learn(batch)
+            except DivergenceError:
+                yield CheckpointEvent(learner.state())
+                raise
             yield clock.step_event(learner.step, epoch + 1, metrics)
             inside_epoch = learner.step % context.steps_per_epoch
-            if inside_epoch and learner.step % context.checkpoint_every == 0:
+            due = inside_epoch and learner.step % context.checkpoint_every == 0
+            if due or learner.stopping:
                 yield CheckpointEvent(learner.state())
-        _share_buffers(context.network)
-        with autocast(config.precision, context.device):
-            measured = validate(
-                context.network.model,
-                context.network.objective,
-                context.validation,
-                batch_size=config.batch_size,
-                device=context.device,
-            )
-        yield learner.end_epoch(epoch + 1, measured, clock.pairs_per_second)
+            if learner.stopping:
+                return
+        yield learner.end_epoch(epoch + 1, _validated(context), clock.pairs_per_second)
         yield CheckpointEvent(learner.state())
 
 
@@ -211,8 +217,11 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 class _Learner:
     """The network and its optimizer, and what a run remembers between steps."""
 
-    def __init__(self, context: TrainingContext, start: TrainingState | None) -> None:
-        self._context = context
+    def __init__(
+        self, context: TrainingContext, start: TrainingState | None, stop_asked: StopAsked
+    ) -> None:
+        self._context, self._stop_asked = context, stop_asked
+        self.stopping = False
         self._optimizer = build_optimizer(context.network, context.optimizer)
         self.step = 0
         self.history: list[Row] = []
@@ -226,20 +235,30 @@ class _Learner:
             self._network = DistributedDataParallel(context.network, find_unused_parameters=True)
 
     def learn(self, batch: PairBatch) -> dict[str, float]:
-        """One optimizer step; returns the step's metrics."""
+        """One optimizer step; returns the step's metrics.
+
+        Raises:
+            DivergenceError: The network is as it was before.
+        """
         context, settings = self._context, self._context.optimizer
         torch.manual_seed(fold(context.seed, self.step, rank()))
         rate = learning_rate(self.step, context.total_steps, settings)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        before = [buffer.clone() for buffer in context.network.buffers()]
         self._network.train()
         self._optimizer.zero_grad(set_to_none=True)
         with autocast(context.config.precision, context.device):
             losses: LossTerms = self._network(batch.to(context.device))
         losses.total.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(context.network.parameters(), settings.gradient_clip)
-        metrics = step_metrics(losses, norm)
-        _require_finite(metrics, self.step + 1)
+        metrics, self.stopping = agreed(step_metrics(losses, norm), self._stop_asked())
+        try:
+            require_finite(metrics, self.step + 1, batch.rows.to(context.device))
+        except DivergenceError:
+            for buffer, kept in zip(context.network.buffers(), before, strict=True):
+                buffer.copy_(kept)
+            raise
         self._optimizer.step()
         self.step += 1
         for name, value in metrics.items():
@@ -280,19 +299,17 @@ class _Learner:
         self._sums = dict(start.sums)
 
 
-def step_metrics(losses: LossTerms, gradient_norm: Tensor) -> dict[str, float]:
-    """A step's numbers, averaged over the workers and read from the device in one go."""
-    named = {
-        "loss/train": losses.total,
-        **{f"loss/train/{name}": value for name, value in losses.terms.items()},
-        **{f"diagnostics/{name}": value for name, value in losses.diagnostics.items()},
-        "gradient_norm": gradient_norm,
-    }
-    values = torch.stack([value.detach().float() for value in named.values()])
-    if world_size() > 1:
-        dist.all_reduce(values)
-        values /= world_size()
-    return dict(zip(named, values.tolist(), strict=True))
+def _validated(context: TrainingContext) -> dict[str, float]:
+    """What the validation split says of the network."""
+    _share_buffers(context.network)
+    with autocast(context.config.precision, context.device):
+        return validate(
+            context.network.model,
+            context.network.objective,
+            context.validation,
+            batch_size=context.config.batch_size,
+            device=context.device,
+        )
 
 
 def _share_buffers(network: nn.Module) -> None:
@@ -302,30 +319,16 @@ def _share_buffers(network: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def _training_batches(context: TrainingContext, step: int) -> Iterator[PairBatch]:
-    epoch, start_step = divmod(step, context.steps_per_epoch)
+def _training_batches(context: TrainingContext, epoch: int, step: int) -> Iterator[PairBatch]:
+    """Those of an epoch that are left after `step` steps of the run; none after its last one."""
     return context.batches.batches(
         epoch=epoch,
         seed=context.seed,
         batch_size=context.config.batch_size,
         rank=rank(),
         world_size=world_size(),
-        start_step=start_step,
+        start_step=step - epoch * context.steps_per_epoch,
         train=True,
-    )
-
-
-def _require_finite(metrics: Row, step: int) -> None:
-    watched = {name: value for name, value in metrics.items() if not name.startswith("diagn")}
-    if all(math.isfinite(value) for value in watched.values()):
-        return
-    raise DivergenceError(
-        "The loss or its gradient is not finite",
-        where=f"step {step}",
-        got=", ".join(f"{name} {value:.4g}" for name, value in watched.items()),
-        expected="finite numbers",
-        fix="lower optimizer.learning_rate or optimizer.gradient_clip, lengthen "
-        "optimizer.warmup_fraction, or set training.precision to fp32",
     )
 
 

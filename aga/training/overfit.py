@@ -26,7 +26,8 @@ from aga.ranking import retrieval_hits
 from aga.tensors import normalize
 from aga.training.events import EpochEvent
 from aga.training.loop import TrainingContext, autocast, train
-from aga.training.run import Recipe, RunData, build_context
+from aga.training.recipe import Recipe, RunData
+from aga.training.run import build_context
 from aga.training.validation import CHUNK, MEAN_RECALL
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from aga.data.studies import StudyDataset
 from aga.errors import AgaError
 from aga.tracking import Tracker
 from aga.training.loop import TrainingContext
-from aga.training.run import RunData
+from aga.training.recipe import RunData
 
 logger = logging.getLogger(__name__)
 

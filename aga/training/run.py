@@ -5,33 +5,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
 from torch import nn
 
-import aga
 from aga.collectives import rank, world_size
-from aga.config import Config
 from aga.data.loader import PairDataset
-from aga.data.studies import StudyDataset
-from aga.data.tokenizing.tokens import TokenDataset
-from aga.encoders.image import ImageEncoderConfig
-from aga.encoders.text import TextEncoderConfig
-from aga.errors import CheckpointError
-from aga.model import AlignmentModel, ModelConfig
-from aga.objectives import ObjectiveConfig, build_objective, collapse_warnings
+from aga.model import AlignmentModel
+from aga.objectives import build_objective, collapse_warnings
 from aga.training.checkpoint import (
     CheckpointConfig,
     Row,
@@ -39,116 +30,26 @@ from aga.training.checkpoint import (
     load_checkpoint,
     newest_good,
     only_writer,
-    save_next,
 )
 from aga.training.events import CheckpointEvent, EpochEvent, StepEvent
-from aga.training.loop import PairNetwork, TrainingConfig, TrainingContext, fold, train
-from aga.training.optimizer import OptimizerConfig
+from aga.training.loop import (
+    PairNetwork,
+    TrainingConfig,
+    TrainingContext,
+    finished,
+    fold,
+    train,
+)
 from aga.training.preflight import check_batches
+from aga.training.recipe import Recipe, RunData
+from aga.training.saving import END_PATIENCE, STOP_PATIENCE, CheckpointWriter
+from aga.training.stopping import StopAsked, TerminatedError, on_sigterm
 from aga.training.validation import LOSS, MEAN_RECALL
 
 logger = logging.getLogger(__name__)
 
-STUDIES, TOKENS, CACHE = Path("data/studies"), Path("data/tokens"), Path("data/cache")
-TRAINING_CODE = (
-    "collectives.py",
-    "data",
-    "encoders",
-    "model.py",
-    "objectives",
-    "pairs.py",
-    "ranking.py",
-    "tensors.py",
-    "training",
-)
 WRITER_PATIENCE = 15.0  # seconds: a killed worker's successor may start before it is quite gone
 LogMetrics: TypeAlias = Callable[[Row, int], None]
-
-
-class Recipe(Config):
-    """The settings that a run's result depends on, and how often it is saved."""
-
-    seed: Annotated[int, Field(ge=0)]
-    image_encoder: ImageEncoderConfig
-    text_encoder: TextEncoderConfig
-    model: ModelConfig
-    objective: ObjectiveConfig
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-    checkpoint: CheckpointConfig
-
-    def identity(self, data: RunData, home: Path) -> str:
-        """Ten hex digits that differ where settings, data, code or pretrained weights differ.
-
-        What changes no weight is left out, so that it may change between two starts of one run.
-        Pretrained files count by their content, not by their place.
-
-        Raises:
-            CheckpointError: Pretrained files are not there.
-        """
-        settings = self.model_dump(mode="json", exclude={"checkpoint"})
-        for idle in ("loader_workers", "heartbeat_seconds"):
-            del settings["training"][idle]
-        for part, key in (("image_encoder", "weights"), ("text_encoder", "path")):
-            if (place := settings[part][key]) is not None:
-                settings[part][key] = _content_sha256(home / place, f"{part}.{key}")
-        values = [settings, data.studies.info.sha256, data.tokens.record.sha256, code_sha256()]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def code_sha256() -> str:
-    """Hash of the library's code that weights depend on: after an edit a run is another run.
-
-    Without it, an edited objective would find the old run finished and export its old weights.
-    """
-    library = Path(aga.__file__).parent
-    digest = hashlib.sha256()
-    for part in TRAINING_CODE:
-        place = library / part
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(f"{file.relative_to(library)}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def _content_sha256(place: Path, setting: str) -> str:
-    """Hash of a file, or of all files of a folder and their names."""
-    files = sorted(path for path in place.rglob("*") if path.is_file()) or [place]
-    digest = hashlib.sha256()
-    for path in files:
-        if not path.is_file():
-            raise CheckpointError(
-                "Pretrained weights are missing", where=path, fix=f"correct {setting}"
-            )
-        with path.open("rb") as file:
-            own = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(place)}\0{own}\0".encode())
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class RunData:
-    """The datasets of a project's folder.
-
-    Attributes:
-        studies: The prepared studies.
-        tokens: Their tokens.
-        cache: Folder for the uncompressed pixels.
-    """
-
-    studies: StudyDataset
-    tokens: TokenDataset
-    cache: Path
-
-    @classmethod
-    def open(cls, home: Path) -> RunData:
-        """The datasets below `home`.
-
-        Raises:
-            DataError: They are missing, damaged, do not belong together, or lack reports.
-        """
-        studies = StudyDataset.open(home / STUDIES)
-        studies.require_reports("train", "validation")
-        return cls(studies, TokenDataset.open(home / TOKENS, studies), home / CACHE)
 
 
 @dataclass
@@ -171,6 +72,7 @@ def run_local(
     """Train in this process, without Ray.
 
     Sets the process's number of threads, its random seed and, on a CPU, deterministic algorithms.
+    After SIGTERM it ends with the running step; the same call goes on from there.
 
     Args:
         recipe: The settings; relative paths resolve against `home`.
@@ -184,10 +86,13 @@ def run_local(
     Raises:
         DataError: The data are missing or do not fit the settings.
         DivergenceError: The loss is no longer a number.
-        CheckpointError: `folder` is in use, or holds no usable checkpoint.
+        CheckpointError: `folder` is in use, holds no usable checkpoint, or cannot be written.
+        TerminatedError: The process got SIGTERM.
     """
     context = build_context(recipe, RunData.open(home), home, torch.device(device))
-    return follow(context, recipe.checkpoint, folder, Listener())
+    stop = threading.Event()
+    with on_sigterm(stop.set):
+        return follow(context, recipe.checkpoint, folder, Listener(), stop.is_set)
 
 
 def build_context(
@@ -241,7 +146,11 @@ def build_network(recipe: Recipe, data: RunData, home: Path) -> PairNetwork:
 
 
 def follow(
-    context: TrainingContext, checkpoint: CheckpointConfig, folder: Path | None, listener: Listener
+    context: TrainingContext,
+    checkpoint: CheckpointConfig,
+    folder: Path | None,
+    listener: Listener,
+    stop_asked: StopAsked = lambda: False,
 ) -> TrainingState:
     """Begin or resume a run in all its processes at once, and see it to its end.
 
@@ -250,20 +159,27 @@ def follow(
         checkpoint: How many checkpoints to keep.
         folder: The run's folder, the same one for all processes; None saves nothing.
         listener: Who hears of it.
+        stop_asked: Where it holds in any process, all of them end after the running step.
 
     Returns:
         The final state.
+
+    Raises:
+        TerminatedError: A stop was asked for; in all processes, after the state is saved.
+        CheckpointError: The last checkpoint cannot be written.
     """
     leader = rank() == 0
     with ExitStack() as held:
+        writer: CheckpointWriter | None = None
         if folder and leader:
             held.enter_context(only_writer(folder, WRITER_PATIENCE))
+            writer = held.enter_context(CheckpointWriter(folder, checkpoint.keep))
         state = _agreed_start(folder) if folder else None
         if state and leader:
             logger.info("resuming at step %d of %d", state.step, context.total_steps)
         heartbeat = _Heartbeat(context.config.heartbeat_seconds, context.total_steps)
         known_collapses: set[str] = set()
-        for event in train(context, state):
+        for event in train(context, state, stop_asked):
             match event:
                 case StepEvent() if leader and heartbeat.due():
                     heartbeat.beat(event)
@@ -275,10 +191,25 @@ def follow(
                         listener.log_metrics(row, int(row["step"]))
                     listener.end_epoch(row)
                 case CheckpointEvent(state):
-                    if folder and leader:
-                        save_next(folder, state, checkpoint.keep)
-    assert state is not None, "a finished run has a last state"  # noqa: S101
+                    if writer:
+                        writer.save(state)
+        assert state is not None, "a run that ended has a last state"  # noqa: S101
+        _close(writer, state, context)
     return state
+
+
+def _close(writer: CheckpointWriter | None, state: TrainingState, context: TrainingContext) -> None:
+    """Wait for the last checkpoint; a run that is not finished was asked to stop."""
+    done = finished(state.history, context.config)
+    try:
+        if writer:
+            writer.close(END_PATIENCE if done else STOP_PATIENCE)
+    finally:
+        # Nobody ends before the checkpoint is there: the end of one process may end all.
+        if not done and world_size() > 1:
+            dist.barrier()
+    if not done:
+        raise TerminatedError(f"The run was asked to end, and did at step {state.step}")
 
 
 def step_row(event: StepEvent) -> dict[str, float]:

@@ -27,7 +27,7 @@ from aga.training.node import (
     write_token,
 )
 from aga.training.preflight import workers_that_fit
-from aga.training.run import STUDIES, TOKENS, RunData
+from aga.training.recipe import STUDIES, TOKENS, RunData
 
 SECONDS = 60.0
 HERE = "this machine"

@@ -7,7 +7,8 @@ import json
 import logging
 
 from aga.training.loop import best_epoch
-from aga.training.run import Recipe, run_local
+from aga.training.recipe import Recipe
+from aga.training.run import run_local
 from benchmarks.comparison import TUNED, WORK, cell_params, merged, settings
 
 

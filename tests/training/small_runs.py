@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aga.data.tokenizing.tokens import TokenizerConfig, tokenize
 from aga.training.checkpoint import Row, TrainingState
-from aga.training.run import Recipe
+from aga.training.recipe import Recipe
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 SMALL: dict[str, Any] = {

@@ -21,7 +21,8 @@ from aga.data.text.cleaning import DEID
 from aga.data.tokenizing.tokens import TokenizerConfig, TokenSummary, tokenize
 from aga.explain import explain
 from aga.training.export import export_bundle
-from aga.training.run import RunData, run_local
+from aga.training.recipe import RunData
+from aga.training.run import run_local
 
 STUDIES = 40
 SETTINGS = {

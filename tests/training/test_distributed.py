@@ -18,8 +18,8 @@ from aga.tracking import TrackingConfig, start_run
 from aga.training.checkpoint import only_writer
 from aga.training.distributed import ClusterConfig, launch, pretrain, ray_session
 from aga.training.job import Job
-from aga.training.loop import DivergenceError
 from aga.training.run import run_local
+from aga.training.step_metrics import DivergenceError
 
 
 @pytest.fixture(scope="module")

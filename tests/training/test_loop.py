@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from small_runs import WITHOUT_BATCH_STATISTICS, make_home, same_state, small_recipe
+from small_runs import (
+    WITHOUT_BATCH_STATISTICS,
+    make_home,
+    same_state,
+    same_tensors,
+    small_recipe,
+)
 
 from aga.errors import DataError
 from aga.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from aga.training.events import CheckpointEvent, EpochEvent, Event, StepEvent
 from aga.training.loop import (
-    DivergenceError,
     SelectConfig,
     TrainingContext,
     best_epoch,
@@ -22,7 +28,9 @@ from aga.training.loop import (
     fold,
     train,
 )
-from aga.training.run import Recipe, RunData, build_context
+from aga.training.recipe import Recipe, RunData
+from aga.training.run import build_context
+from aga.training.step_metrics import DivergenceError, row_id
 from aga.training.validation import MEAN_RECALL
 
 
@@ -42,6 +50,7 @@ def context_of(home: Path, recipe: Recipe) -> TrainingContext:
 
 
 def through_disk(state: TrainingState, folder: Path) -> TrainingState:
+    folder.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(folder, state)
     return load_checkpoint(folder)
 
@@ -185,16 +194,55 @@ def test_patience_stops_a_run_and_it_stays_stopped(home: Path, tmp_path: Path) -
     assert list(train(context_of(home, recipe), state)) == []
 
 
-def test_a_loss_that_is_no_number_names_step_and_terms(home: Path) -> None:
+def test_a_loss_that_is_no_number_names_step_terms_and_batch_and_leaves_the_state_before(
+    home: Path,
+) -> None:
     context = context_of(home, small_recipe())
+    first = next(iter(context.batches.batches(**SECOND_BATCH))).rows.tolist()
     events = train(context)
     next(events)
     with torch.no_grad():
         next(context.network.model.parameters()).fill_(torch.nan)
+    before = {n: t.clone() for n, t in context.network.state_dict().items()}
+    event = next(events)
+    assert isinstance(event, CheckpointEvent)
+    assert event.state.step == 1
+    weights = {n.removeprefix("network/"): t for n, t in event.state.tensors.items()}
+    assert same_tensors({n: weights[n] for n in before}, before), "running statistics too"
     with pytest.raises(DivergenceError, match=r"step 2") as caught:
         next(events)
-    assert "loss/train/iga nan" in str(caught.value)
-    assert "optimizer.learning_rate" in str(caught.value)
+    told = str(caught.value)
+    assert "loss/train/iga nan" in told
+    assert "optimizer.learning_rate" in told
+    assert f"the batch of 8 pairs {' '.join(row_id(row) for row in first)}\n" in told
+
+
+SECOND_BATCH: dict[str, Any] = {
+    "epoch": 0,
+    "seed": 0,
+    "batch_size": 8,
+    "rank": 0,
+    "world_size": 1,
+    "start_step": 1,
+    "train": True,
+}
+
+
+@pytest.mark.parametrize("last", [1, 3, 4])
+def test_a_run_that_is_asked_to_stop_ends_with_the_step_and_goes_on_from_there(
+    home: Path, tmp_path: Path, last: int
+) -> None:
+    """Also after the last step of an epoch: its validation is done by who goes on."""
+    recipe = small_recipe({"training": {"epochs": 2}, "checkpoint": {"every_steps": 100}})
+    _, undisturbed = run(context_of(home, recipe), tmp_path / "whole")
+    asked = iter([False] * (last - 1) + [True])
+    *_, event = train(context_of(home, recipe), None, lambda: next(asked))
+    assert isinstance(event, CheckpointEvent)
+    assert event.state.step == last
+    assert not finished(event.state.history, recipe.training)
+    start = through_disk(event.state, tmp_path / "stopped")
+    _, state = run(context_of(home, recipe), tmp_path / "resumed", start)
+    assert same_state(state, undisturbed)
 
 
 def test_a_batch_larger_than_the_split_is_refused(home: Path) -> None:

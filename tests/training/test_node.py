@@ -30,7 +30,7 @@ from aga.training.node import (
     warn_of_tracking,
     write_token,
 )
-from aga.training.run import RunData
+from aga.training.recipe import RunData
 
 NODE = NodeFacts("one", {"torch": "2.9", "aga": "abc"}, {"/d/x": "12"}, 64 * 2**20, None)
 

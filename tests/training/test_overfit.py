@@ -24,7 +24,7 @@ from aga.errors import ParamsError
 from aga.params import overlaid, read_yaml, validate
 from aga.training import overfit as module
 from aga.training.overfit import Verdict, matching_margin, memorising, other_rows, overfit
-from aga.training.run import Recipe, RunData
+from aga.training.recipe import Recipe, RunData
 
 PHANTOM = {
     "phantom": {"patients": 320, "size": 64},

@@ -20,7 +20,8 @@ from aga.explain import explanation_pages
 from aga.tracking import TrackingConfig, start_run
 from aga.training.checkpoint import TrainingState
 from aga.training.pages import EpochPages, explained_rows
-from aga.training.run import Listener, RunData, build_context, follow, run_local
+from aga.training.recipe import RunData
+from aga.training.run import Listener, build_context, follow, run_local
 
 RECIPE = small_recipe({"training": {"epochs": 2}})
 Make = Callable[[Bundle, StudyDataset, Path, Sequence[int]], Mapping[str, str]]

@@ -28,7 +28,8 @@ from aga.errors import CheckpointError, DataError
 from aga.training.checkpoint import TrainingState, checkpoints, load_checkpoint, only_writer
 from aga.training.export import export_bundle, summary, write_curves
 from aga.training.loop import best_epoch
-from aga.training.run import Listener, Recipe, RunData, build_context, follow, run_local
+from aga.training.recipe import Recipe, RunData
+from aga.training.run import Listener, build_context, follow, run_local
 from aga.training.validation import validate
 
 

@@ -93,6 +93,36 @@ def test_a_killed_worker_changes_no_bit_and_a_repeated_command_trains_nothing(
     assert load_bundle(home / "models/encoder").sha256 == bundle.sha256
 
 
+@pytest.mark.slow
+def test_sigterm_to_a_worker_or_to_the_command_loses_no_step(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home", rows=200)
+    rare = {"training": {"epochs": 8}, "checkpoint": {"every_steps": 1000}}
+    write_params(home, rare)
+    process = command(home)
+    folder = wait_for_step(home / "runs", 17)
+    os.kill(int((folder / "writer.lock").read_text().split()[1]), signal.SIGTERM)
+    stopped = wait_for_step(home / "runs", 18)
+    wait_for_step(home / "runs", load_step(stopped) + 17)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process, status=143)
+    assert "resuming at step" in output
+    assert "Traceback" not in output.splitlines()[-1]
+    with sqlite3.connect(home / "mlflow.db") as store:
+        assert store.execute("select status from runs").fetchall() == [("KILLED",)]
+    assert 0 < load_step(folder) < 8 * 17
+    assert not (folder / "stop").exists()
+
+    assert f"resuming at step {load_step(folder)} of" in finish(command(home))
+    final = load_checkpoint(checkpoints(folder)[0])
+    assert same_state(final, run_local(small_recipe(rare), home))
+    with sqlite3.connect(home / "mlflow.db") as store:
+        assert store.execute("select status from runs").fetchall() == [("FINISHED",)]
+
+
+def load_step(folder: Path) -> int:
+    return int(checkpoints(folder)[0].name.partition("-")[0])
+
+
 def test_mistakes_are_told_in_one_sentence(tmp_path: Path) -> None:
     write_params(tmp_path)
     output = finish(command(tmp_path), status=1)
