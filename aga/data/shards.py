@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,17 @@ class ShardConfig(Config):
         return max(1, self.row_group_mib * _MIB // row_bytes)
 
 
+@contextmanager
+def lean_arrow() -> Iterator[None]:
+    """Let Arrow give memory back to the system at once; its own allocators keep it for later."""
+    pool = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(pool)
+
+
 def image_shards(folder: Path) -> list[Path]:
     """The pixel shards of a prepared folder, in row order."""
     return sorted(folder.glob("images-*.parquet"))
@@ -60,18 +72,29 @@ class ImageShardWriter:
         self._shard_rows = config.rows
         self._group_rows = config.group_rows(row_bytes)
         self._writer: pq.ParquetWriter | None = None
-        self._pixels: list[bytes] = []
+        self._page_rows = max(1, _MIB // row_bytes)
+        self._pixels: list[pa.Array] = []
+        self._waiting = 0
         self._rows = first
 
     def add(self, pixels: bytes) -> None:
         """Append the pixels of the next row."""
-        self._pixels.append(pixels)
-        self._rows += 1
-        shard_is_full = self._rows % self._shard_rows == 0
-        if shard_is_full or len(self._pixels) == self._group_rows:
-            self._flush()
-        if shard_is_full:
-            self._close()
+        self.extend(pa.array([pixels], pa.large_binary()))
+
+    def extend(self, pixels: pa.LargeBinaryArray) -> None:
+        """Append the pixels of the next rows; they are not copied before a row group is full."""
+        while len(pixels):
+            shard_room = self._shard_rows - self._rows % self._shard_rows
+            room = min(shard_room, self._group_rows - self._waiting)
+            self._pixels.append(pixels[:room])
+            self._rows += len(self._pixels[-1])
+            self._waiting += len(self._pixels[-1])
+            pixels = pixels[room:]
+            shard_is_full = self._rows % self._shard_rows == 0
+            if shard_is_full or self._waiting == self._group_rows:
+                self._flush()
+            if shard_is_full:
+                self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -89,16 +112,23 @@ class ImageShardWriter:
             self._close()
 
     def _flush(self) -> None:
-        if not self._pixels:
+        if not self._waiting:
             return
-        first = self._rows - len(self._pixels)
+        first = self._rows - self._waiting
         if self._writer is None:
             path = self._folder / f"images-{first // self._shard_rows:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, IMAGES, compression="zstd", use_dictionary=False)
+            self._writer = pq.ParquetWriter(
+                path,
+                IMAGES,
+                compression="zstd",
+                use_dictionary=False,
+                write_batch_size=self._page_rows,  # a page is compressed in memory
+            )
         rows = pa.array(range(first, self._rows), pa.int64())
-        pixels = pa.array(self._pixels, pa.large_binary())
-        self._writer.write_batch(pa.record_batch([rows, pixels], schema=IMAGES))
+        pixels = pa.concat_arrays(self._pixels)  # in one piece the bytes do not tell the parts
         self._pixels.clear()
+        self._writer.write_batch(pa.record_batch([rows, pixels], schema=IMAGES))
+        self._waiting = 0
 
     def _close(self) -> None:
         if self._writer is not None:

@@ -23,6 +23,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 2  # items in flight per process: one to work at, one that waits
+# A process gives back what it no longer needs: large buffers, Arrow's among them, are mapped one by
+# one, where the allocators would otherwise keep them for later.
+_FLAT = {
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(2**18),
+}
 _SERVE = "from aga.data.workers import serve; serve()"
 
 
@@ -173,7 +180,7 @@ def _started() -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-c", _SERVE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": path},
+        env=_FLAT | os.environ | {"PYTHONPATH": path},
     )
 
 

@@ -135,7 +135,8 @@ def decode_image(path: Path, config: ImageConfig) -> UInt8[np.ndarray, "H W C"]:
     Raises:
         ImageError: The file is missing or is not an image.
     """
-    return _decoded(path, config, whole=True)[0]
+    pixels = np.array(_decoded(path, config, whole=True)[0])
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def read_image(path: Path, config: ImageConfig) -> PreparedImage:
@@ -151,32 +152,35 @@ def read_image(path: Path, config: ImageConfig) -> PreparedImage:
     Raises:
         ImageError: The file is missing, is not an image, or shows nothing.
     """
-    pixels, size = _decoded(path, config, whole=False)
-    if pixels.min() == pixels.max():
+    image, size = _decoded(path, config, whole=False)
+    if _is_blank(image):
         raise ImageError(path, "all pixels are equal", BLANK)
-    return PreparedImage(np.ascontiguousarray(prepare_image(pixels, config, size)), size)
+    return PreparedImage(np.ascontiguousarray(_fitted(image, config, size)), size)
 
 
 def prepare_image(
-    pixels: UInt8[np.ndarray, "H W C"],
-    config: ImageConfig,
-    original_size: tuple[int, int] | None = None,
+    pixels: UInt8[np.ndarray, "H W C"], config: ImageConfig
 ) -> UInt8[np.ndarray, "S S K"]:
     """Convert to grey or RGB and fit to a square of `config.size`, antialiased.
 
     Args:
         pixels: A decoded image of one or three channels.
         config: Shape of the result.
-        original_size: (height, width) of the image where it may have been decoded at a half, a
-            quarter or an eighth of it, rounded up; by default that of `pixels`.
 
     Returns:
         Pixels of height and width `config.size` and `config.channels` channels.
     """
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    height, width = pixels.shape[:2]
+    return _fitted(_as_image(pixels), config, (height, width))
+
+
+def _fitted(
+    image: Image.Image, config: ImageConfig, original_size: tuple[int, int]
+) -> UInt8[np.ndarray, "S S K"]:
+    """Fit an image that may have been decoded at a half, a quarter or an eighth, rounded up."""
     mode = "L" if config.mode == "grey" else "RGB"
     image = image if image.mode == mode else image.convert(mode)
-    height, width = original_size or pixels.shape[:2]
+    height, width = original_size
     place = _placement(height, width, config)
     part = 2 ** round(math.log2(height / image.height))  # 1, 2, 4 or 8: the last pixel may be cut
     shown = tuple(edge / part for edge in place.source)
@@ -237,14 +241,12 @@ def _placement(height: int, width: int, config: ImageConfig) -> _Placement:
     return _Placement(full, (left, top, left + shown_width, top + shown_height))
 
 
-def _decoded(
-    path: Path, config: ImageConfig, whole: bool
-) -> tuple[UInt8[np.ndarray, "H W C"], tuple[int, int]]:
-    """The pixels of a file, and the (height, width) of its image, of which they may be a copy."""
+def _decoded(path: Path, config: ImageConfig, whole: bool) -> tuple[Image.Image, tuple[int, int]]:
+    """A file's image as L or RGB, maybe at a fraction of its size, and its (height, width)."""
     try:
         if is_dicom(path):
             pixels = decode_dicom(path, config.window, config.frames)
-            return pixels, (pixels.shape[0], pixels.shape[1])
+            return _as_image(pixels), (pixels.shape[0], pixels.shape[1])
         with Image.open(path) as image:
             width, height = image.size
             if not whole and _orientation(image) == 1:  # the last pixel, maybe cut, stays the last
@@ -252,13 +254,25 @@ def _decoded(
             image.load()
             turned = _orientation(image) >= 5
             ImageOps.exif_transpose(image, in_place=True)
-            pixels = _eight_bit(image)
+            shown = _eight_bit(image)
     except DicomError as error:
         raise ImageError(path, error.problem, error.reason) from error
     except _UNREADABLE as error:
         raise ImageError(path, _problem(error)) from error
-    pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
-    return pixels, (width, height) if turned else (height, width)
+    return shown, (width, height) if turned else (height, width)
+
+
+def _as_image(pixels: UInt8[np.ndarray, "H W C"]) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _is_blank(image: Image.Image) -> bool:
+    """Whether all samples are equal; of nearly all images a few of them say that they are not."""
+    few = np.asarray(image.resize((16, 16), Image.Resampling.NEAREST))
+    if few.min() < few.max():
+        return False
+    extremes = np.asarray(image.getextrema())
+    return bool(extremes.min() == extremes.max())
 
 
 def _orientation(image: Image.Image) -> int:
@@ -283,20 +297,21 @@ def _map_box(box: Box, source: Box, target: Box) -> Box:
     return left, top, right, bottom
 
 
-def _eight_bit(image: Image.Image) -> UInt8[np.ndarray, "*shape"]:
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """As L or RGB; where it is that already, not a byte is copied."""
     if image.mode.startswith("I"):
-        return _scaled(np.asarray(image).astype(np.int64))
+        return Image.fromarray(_scaled(np.asarray(image).astype(np.int64)))
     if image.mode == "F":
         samples = np.asarray(image)
         if not (samples.min() >= 0 and samples.max() <= 1):
             raise ValueError("floating-point samples outside 0 to 1")
-        return np.asarray(np.rint(samples * 255), dtype=np.uint8)
+        return Image.fromarray(np.rint(samples * 255).astype(np.uint8))
     if image.mode in ("1", "L") and "transparency" not in image.info:
-        return np.asarray(image if image.mode == "L" else image.convert("L"))
+        return image if image.mode == "L" else image.convert("L")
     if image.has_transparency_data:
         colour = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), colour)
-    return np.array(image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _scaled(samples: np.ndarray) -> UInt8[np.ndarray, "*shape"]:

@@ -47,14 +47,14 @@ def perceptual_hash(pixels: UInt8[np.ndarray, "H W C"]) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def hash_words(hashes: Sequence[str]) -> UInt64[np.ndarray, "rows words"]:
+def hash_words(hashes: Sequence[str] | bytes) -> UInt64[np.ndarray, "rows words"]:
     """Hashes as machine words.
 
     Args:
-        hashes: As `perceptual_hash` gives them.
+        hashes: As `perceptual_hash` gives them, or the bytes of their digits, end to end.
     """
-    digits = np.frombuffer(bytes.fromhex("".join(hashes)), ">u8")
-    return digits.astype(np.uint64).reshape(len(hashes), WORDS)
+    digits = hashes if isinstance(hashes, bytes) else bytes.fromhex("".join(hashes))
+    return np.frombuffer(digits, ">u8").astype(np.uint64).reshape(-1, WORDS)
 
 
 def oriented_words(words: UInt64[np.ndarray, "rows words"]) -> UInt64[np.ndarray, "8 rows words"]:

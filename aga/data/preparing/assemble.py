@@ -18,7 +18,7 @@ from aga.data.shards import ImageShardWriter, ShardConfig
 from aga.data.studies import MANIFEST_FILE, REJECTS_FILE
 from aga.data.workers import Workers, in_order
 
-_BATCH = 1024  # rows of a row group of the manifest, held in memory
+_BATCH = 512  # rows of a row group of the manifest, held in memory
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,14 @@ def write_manifest(folder: Path, segments: Sequence[Segment], splits: Sequence[S
     with pq.ParquetWriter(folder / MANIFEST_FILE, MANIFEST, compression="zstd") as writer:
         for table in _batched(segments):
             stop = done + table.num_rows
-            split = pa.array(splits[done:stop], pa.string())
-            numbered = table.append_column("row", pa.array(range(done, stop), pa.int64()))
-            placed = numbered.set_column(table.column_names.index("split"), "split", split)
-            writer.write_table(placed.select(MANIFEST.names).cast(MANIFEST))
+            columns = dict(zip(table.column_names, table.columns, strict=True))
+            columns["row"] = pa.array(range(done, stop), pa.int64())
+            columns["split"] = pa.array(splits[done:stop], pa.string())
+            chosen = [columns[name] for name in MANIFEST.names]
+            writer.write_table(pa.Table.from_arrays(chosen, schema=MANIFEST))
             contents = table.column("content_sha256").to_pylist()
-            for content, chosen in zip(contents, splits[done:stop], strict=True):
-                digest.update(f"{content} {chosen} ".encode())
+            for content, split in zip(contents, splits[done:stop], strict=True):
+                digest.update(f"{content} {split} ".encode())
             done = stop
     return digest.hexdigest()
 
@@ -114,7 +115,7 @@ def _write_shard(
     with ImageShardWriter(folder, shard, row_bytes, first) as writer:
         for segment in segments:
             for pixels in read_part_pixels(segment.part, segment.kept):
-                writer.add(pixels)
+                writer.extend(pixels)
     return sum(segment.kept.size for segment in segments)
 
 
@@ -140,7 +141,8 @@ def _batched(segments: Sequence[Segment]) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
     count = 0
     for segment in segments:
-        waiting.append(read_manifest(segment.part, segment.kept))
+        if segment.kept.size:
+            waiting.append(read_manifest(segment.part, segment.kept))
         count += segment.kept.size
         while count >= _BATCH:
             table = pa.concat_tables(waiting)

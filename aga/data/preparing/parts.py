@@ -75,6 +75,7 @@ class RowFacts:
 
     Attributes:
         split_row: What splitting needs.
+        perceptual_hash: Of the prepared pixels.
         study_id: The source's study identifier.
         view: The projection, by one set of names.
         text_sha256: Of the used text.
@@ -85,6 +86,7 @@ class RowFacts:
     """
 
     split_row: SplitRow
+    perceptual_hash: str
     study_id: str
     view: View | None
     text_sha256: str
@@ -140,7 +142,7 @@ def read_facts(part: Path) -> Iterator[RowFacts | Reject]:
         *("perceptual_hash", "labels"),
         *("dropped", "repaired", "lost", "column", "reason", "detail"),
     ]
-    for row in pq.read_table(part, columns=columns).to_pylist():
+    for row in _read(part, columns).to_pylist():
         if row["reason"] is None:
             yield _facts(row)
         else:
@@ -155,10 +157,12 @@ def read_manifest(part: Path, kept: np.ndarray) -> pa.Table:
         kept: Their places in the part, rising.
     """
     names = [name for name in MANIFEST.names if name not in _MADE_LATER]
-    return pq.read_table(part, columns=[*names, "content_sha256"]).take(pa.array(kept))
+    table = _read(part, [*names, "content_sha256"])
+    # Runs are cut out: the compute kernels of `take` would cost 30 MiB to load.
+    return pa.concat_tables([table.slice(run[0], run.size) for run in _runs(kept)])
 
 
-def read_part_pixels(part: Path, kept: np.ndarray) -> Iterator[bytes]:
+def read_part_pixels(part: Path, kept: np.ndarray) -> Iterator[pa.LargeBinaryArray]:
     """The pixels of some rows of a part; one row group is in memory at a time.
 
     Args:
@@ -172,9 +176,20 @@ def read_part_pixels(part: Path, kept: np.ndarray) -> Iterator[bytes]:
             wanted = kept[(first <= kept) & (kept < last)] - first
             if wanted.size:
                 column = file.read_row_group(group, columns=["pixels"]).column("pixels")
-                for place in wanted.tolist():
-                    yield column[place].as_py()
+                pixels = column.combine_chunks()
+                yield from (pixels.slice(run[0], run.size) for run in _runs(wanted))
             first = last
+
+
+def _read(part: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of a part; without threads, each of which would keep memory of its own."""
+    with pq.ParquetFile(part) as file:
+        return file.read(columns, use_threads=False)
+
+
+def _runs(places: np.ndarray) -> list[np.ndarray]:
+    """Rising places, of which there is one, cut where one is left out."""
+    return np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
 
 
 def _grouped(rows: Sequence[Study | Reject], group_rows: int) -> Iterator[Sequence[Study | Reject]]:
@@ -233,9 +248,9 @@ def _facts(row: dict[str, Any]) -> RowFacts:
             row["pixel_sha256"],
             row["location"],
             row["split"],
-            row["perceptual_hash"],
             tuple(sys.intern(name) for name, value in row["labels"] if value == 1),
         ),
+        row["perceptual_hash"],
         row["study_id"],
         row["view"],
         row["text_sha256"],

@@ -9,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from aga.config import Config
 from aga.data.files import replaced_folder, working_folder
 from aga.data.pixels.dicom import codec_summary
 from aga.data.pixels.images import ImageConfig
-from aga.data.pixels.perceptual import hash_words
 from aga.data.preparing.assemble import RejectsWriter, Segment, write_images, write_manifest
 from aga.data.preparing.chunks import examined
 from aga.data.preparing.ledger import Ledger
@@ -35,7 +35,7 @@ from aga.data.preparing.parts import (
 from aga.data.preparing.tally import Tally
 from aga.data.progress import progress
 from aga.data.schema import SCHEMA_VERSION, SPLITS, Reject, Split, Study
-from aga.data.shards import ShardConfig
+from aga.data.shards import ShardConfig, lean_arrow
 from aga.data.sources import read_studies
 from aga.data.sources.base import Source
 from aga.data.sources.layouts import require_folder
@@ -161,6 +161,7 @@ def prepare(
     _log.info(codec_summary())
     recipe = config.recipe
     with (
+        lean_arrow(),
         opened(workers) as processes,
         working_folder(out, recipe.key) as work,
         replaced_folder(out) as folder,
@@ -174,7 +175,8 @@ def prepare(
             pass
         copies = _copies(folder, tally, config)
         splits = assign_splits(tally.rows, tally.repeats, config.split, seed, copies, held_out)
-        sha256 = write_manifest(folder, segments, splits)
+        # In a process, which has the room already that it was given to examine rows.
+        sha256 = processes.call(write_manifest, folder, segments, splits)
         info = _info(source, source_name, config, seed, splits, sha256)
         (folder / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
     return _summary(tally, copies, splits, sha256)
@@ -211,7 +213,7 @@ def check(
         for chunk in progress(chunks, "rows", size=len):
             rejects = tally.take_all(chunk)[1]
             bad += [reject for reject in rejects if reject.reason not in LEFT_OUT]
-    given = [row for row in (*tally.rows, *tally.repeats) if row.given is not None]
+    given = (row for row in chain(tally.rows, tally.repeats) if row.given is not None)
     return [*bad, *separated_repeats(given)]
 
 
@@ -252,7 +254,7 @@ def _copies(folder: Path, tally: Tally, config: PrepareConfig) -> Copies:
         folder,
         (size, size, config.image.channels),
         np.arange(len(rows)),
-        hash_words([row.perceptual_hash for row in rows]),
+        tally.words,
     )
     return [(rows[one], rows[other]) for one, other, _ in near_duplicates(images)]
 
@@ -324,7 +326,7 @@ def _summary(tally: Tally, copies: Copies, splits: list[Split], sha256: str) -> 
         patients[split].add(row.patient_id)
     counts = Counter(splits)
     used = set[str]().union(*patients.values())
-    group_of = patient_groups([*tally.rows, *tally.repeats], copies)
+    group_of = patient_groups(chain(tally.rows, tally.repeats), copies)
     group_sizes = Counter(group_of.values())
     return PrepareSummary(
         rows=len(tally.rows) + tally.rejected + tally.left_out.total(),

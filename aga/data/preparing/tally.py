@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import UInt64
 
+from aga.data.pixels.perceptual import hash_words
 from aga.data.preparing.parts import RowFacts
+from aga.data.preparing.seen import FirstSeen, PackedRows
 from aga.data.schema import Reject
-from aga.data.splitting.patients import SplitRow
 from aga.data.views import ANOTHER, LEFT_OUT
 
 REPEATED = "repeated pair"
@@ -39,8 +41,8 @@ class Tally:
     def __init__(self, chosen: frozenset[int] | None = None) -> None:
         self._chosen = chosen
         self._entered = 0
-        self.rows: list[SplitRow] = []
-        self.repeats: list[SplitRow] = []
+        self.rows = PackedRows()
+        self.repeats = PackedRows()
         self.reasons: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self.first_rejected: list[str] = []
@@ -49,12 +51,18 @@ class Tally:
         self.dropped_sentences: Counter[str] = Counter()
         self.repaired_rows = 0
         self.lost_characters = 0
-        self._first: dict[bytes, str] = {}
+        self._hashes = bytearray()
+        self._first = FirstSeen()
 
     @property
     def rejected(self) -> int:
         """How many rows are rejected; those that are left out are not among them."""
         return self.reasons.total()
+
+    @property
+    def words(self) -> UInt64[np.ndarray, "rows words"]:
+        """Perceptual hashes of the used rows, as `hash_words` gives them."""
+        return hash_words(bytes(self._hashes))
 
     def take(self, row: RowFacts | Reject) -> Reject | None:
         """Enter a row; None where it is used, else why it is not.
@@ -89,12 +97,12 @@ class Tally:
             detail = "prepare.views.keep asks for one per study"
             return Reject(split_row.location, ANOTHER, detail, "view")
         pair = bytes.fromhex(split_row.pixel_sha256)[:16] + bytes.fromhex(row.text_sha256)[:16]
-        if pair in self._first:
+        earlier = self._first.earlier(pair, split_row.location)
+        if earlier is not None:
             self.repeats.append(split_row)
-            detail = f"same image and text as {self._first[pair]}"
-            return Reject(split_row.location, REPEATED, detail)
-        self._first[pair] = split_row.location
+            return Reject(split_row.location, REPEATED, f"same image and text as {earlier}")
         self.rows.append(split_row)
+        self._hashes += bytes.fromhex(row.perceptual_hash)
         self.views[row.view or "unknown"] += 1
         self.sections[row.section] += 1
         self.dropped_sentences.update(row.dropped)

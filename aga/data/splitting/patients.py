@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
 
 from aga.data.schema import Reject, Split
 
@@ -17,7 +21,6 @@ class SplitRow:
         pixel_sha256: Hash of the prepared pixels.
         location: Where the source states the row.
         given: The source's own split, or None.
-        perceptual_hash: Of the prepared pixels.
         labels: Findings that the row is known to have.
     """
 
@@ -25,34 +28,35 @@ class SplitRow:
     pixel_sha256: str
     location: str
     given: Split | None = None
-    perceptual_hash: str = ""
     labels: tuple[str, ...] = ()
 
 
+_DIGEST = 16  # bytes, of which no two images share all
 Copies = Sequence[tuple[SplitRow, SplitRow]]
 """Pairs of rows whose images are near duplicates."""
 
 
 class Groups:
-    """Disjoint sets of keys, merged as links between them become known (union-find)."""
+    """Disjoint sets of the numbers from 0, merged as links become known (union-find).
 
-    def __init__(self) -> None:
-        self._parent: dict[Hashable, Hashable] = {}
+    Args:
+        count: How many numbers.
+    """
 
-    def link(self, first: Hashable, second: Hashable) -> None:
-        """Put two keys, and all that is linked to either, into one group."""
+    def __init__(self, count: int) -> None:
+        self._parent = array("q", range(count))
+
+    def link(self, first: int, second: int) -> bool:
+        """Put two numbers, and all that is linked to either, into one set; False if they were."""
         first, second = self.root(first), self.root(second)
-        if first != second:
-            self._parent[second] = first
+        self._parent[second] = first
+        return first != second
 
-    def root(self, key: Hashable) -> Hashable:
-        """The key that stands for the group of `key`; the same for all of the group."""
-        parent = self._parent.setdefault(key, key)
-        while parent != key:
-            grandparent = self._parent[parent]
-            self._parent[key] = grandparent
-            key, parent = parent, grandparent
-        return key
+    def root(self, number: int) -> int:
+        """The number that stands for the set of a number; the same for all of the set."""
+        while (parent := self._parent[number]) != number:
+            self._parent[number] = number = self._parent[parent]
+        return number
 
 
 def patient_groups(rows: Iterable[SplitRow], copies: Copies = ()) -> dict[str, str]:
@@ -65,17 +69,22 @@ def patient_groups(rows: Iterable[SplitRow], copies: Copies = ()) -> dict[str, s
     Returns:
         Patient id to the alphabetically first patient id of its group.
     """
-    groups = Groups()
-    patients = set()
+    numbers: dict[str, int] = {}
+    patients, digests = array("q"), bytearray()  # of each row
     for row in rows:
-        patients.add(row.patient_id)
-        groups.link(("patient", row.patient_id), ("pixels", row.pixel_sha256))
+        patients.append(numbers.setdefault(row.patient_id, len(numbers)))
+        digests += blake2b(row.pixel_sha256.encode(), digest_size=_DIGEST).digest()
+    groups = Groups(len(numbers))
+    images = np.frombuffer(digests, f"S{_DIGEST}")
+    _, first_with, image = np.unique(images, return_index=True, return_inverse=True)
+    for place in np.flatnonzero(first_with[image] != np.arange(len(images))):
+        groups.link(patients[first_with[image[place]]], patients[place])
     for one, other in copies:
-        groups.link(("patient", one.patient_id), ("patient", other.patient_id))
-    first: dict[Hashable, str] = {}
-    for patient in sorted(patients):
-        first.setdefault(groups.root(("patient", patient)), patient)
-    return {patient: first[groups.root(("patient", patient))] for patient in patients}
+        groups.link(numbers[one.patient_id], numbers[other.patient_id])
+    first: dict[int, str] = {}
+    for patient in sorted(numbers):
+        first.setdefault(groups.root(numbers[patient]), patient)
+    return {patient: first[groups.root(number)] for patient, number in numbers.items()}
 
 
 def separated_repeats(rows: Iterable[SplitRow], copies: Copies = ()) -> list[Reject]:

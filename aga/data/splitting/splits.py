@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from fractions import Fraction
+from itertools import chain
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -87,7 +88,7 @@ def assign_splits(
             splits; no row has a label to stratify by; none is held out; or there are too few
             patients for the shares.
     """
-    group_of = patient_groups([*rows, *links], copies)
+    group_of = patient_groups(chain(rows, links), copies)
     listed = {group_of[patient] for patient in held_out & group_of.keys()}
     if held_out and not listed:
         raise DataError(
@@ -99,7 +100,7 @@ def assign_splits(
     given = [row.given for row in rows if row.given is not None]
     if given:
         _refuse_partly_given(rows)
-        _refuse_separated([*rows, *links], copies, group_of, listed)
+        _refuse_separated(chain(rows, links), copies, group_of, listed)
         return _with_given(rows, given, group_of, listed, config, seed)
     counts = _group_counts(rows, group_of, config.stratify)
     split_of = _placed(counts, config, seed, listed)
@@ -224,13 +225,13 @@ def _refuse_partly_given(rows: Sequence[SplitRow]) -> None:
 
 
 def _refuse_separated(
-    rows: Sequence[SplitRow],
+    rows: Iterable[SplitRow],
     copies: Copies,
     group_of: Mapping[str, str],
     listed: AbstractSet[str],
 ) -> None:
     """Listed groups are in one split, whatever the source gives."""
-    kept = [row for row in rows if group_of[row.patient_id] not in listed]
+    kept = (row for row in rows if group_of[row.patient_id] not in listed)
     kept_copies = [pair for pair in copies if group_of[pair[0].patient_id] not in listed]
     separated = separated_repeats(kept, kept_copies)
     if separated:

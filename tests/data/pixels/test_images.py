@@ -177,3 +177,28 @@ def test_an_image_that_shows_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         read_image(tmp_path / "flat.jpg", config())
     assert caught.value.reason == "image blank"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_single_dot_is_not_nothing(tmp_path: Path, mode: str) -> None:
+    image = Image.new(mode, (600, 600))
+    image.putpixel((599, 0), 255 if mode == "L" else (0, 0, 255))
+    image.save(tmp_path / "dot.png")
+    assert read_image(tmp_path / "dot.png", config(200)).pixels.max() > 0
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize(("mode", "target"), [("L", "grey"), ("L", "rgb"), ("RGB", "grey")])
+def test_a_png_is_fitted_as_its_decoded_pixels_are_and_never_copied_whole(
+    tmp_path: Path, fit: str, mode: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise_image(tmp_path / "noise.png", 0, (700, 300))
+    Image.open(tmp_path / "noise.png").convert(mode).save(tmp_path / "x.png")
+    settings = config(48, target, fit)
+    expected = prepare_image(decode_image(tmp_path / "x.png", settings), settings)
+
+    def refuse(pixels: object, *_: object) -> None:
+        raise AssertionError("pixels of the whole image were copied out of Pillow and back")
+
+    monkeypatch.setattr(Image, "fromarray", refuse)
+    assert np.array_equal(read_image(tmp_path / "x.png", settings).pixels, expected)
