@@ -57,8 +57,13 @@ class RejectsWriter:
         self._writer.close()
 
     def _flush(self) -> None:
-        rows = [vars(reject) for reject in self._waiting]
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=REJECTS))
+        columns = []
+        for name in REJECTS.names:
+            column = pa.lib.StringBuilder()  # pa.array would import pandas: 25 MiB
+            for reject in self._waiting:
+                column.append(getattr(reject, name))
+            columns.append(column.finish())
+        self._writer.write_table(pa.Table.from_arrays(columns, schema=REJECTS))
         self._waiting.clear()
 
 
