@@ -1,0 +1,129 @@
+"""`submit.py` to a real head: log, exit codes, one job per command, an end by signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fixtures.ray_head import ray_head
+
+from aga.errors import AgaError, ClusterError
+from aga.submission import build_package, connect, entrypoint, job_name
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import argparse, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--home")
+parser.add_argument("--seconds", type=float, default=0)
+parser.add_argument("--status", type=int, default=0)
+options = parser.parse_args()
+print("home", options.home, flush=True)
+time.sleep(options.seconds)
+print("awake", flush=True)
+raise SystemExit(options.status)
+"""
+
+
+def make_project(folder: Path) -> Path:
+    (folder / "workflows").mkdir(parents=True)
+    (folder / "workflows/nap.py").write_text(SCRIPT)
+    (folder / ".gitignore").write_text("/data/\n")
+    (folder / ".rayignore").write_text("/models\n")
+    for name in ("data", "models"):
+        (folder / name).mkdir()
+        (folder / name / "large.bin").write_bytes(bytes(2**20))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_project(tmp_path_factory.mktemp("submit") / "project")
+
+
+@pytest.fixture(scope="module")
+def head(project: Path) -> Iterator[dict[str, str]]:
+    with ray_head(project) as address:
+        yield address
+
+
+def submit(project: Path, head: dict[str, str], *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, ROOT / "workflows/submit.py", "nap", *options],
+        cwd=project,
+        env={**os.environ, **head, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str], status: int) -> str:
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == status, output
+    return output
+
+
+def test_what_is_ignored_does_not_travel(project: Path, tmp_path: Path) -> None:
+    package = build_package(project, tmp_path / "package.zip")
+    assert set(package.sizes) == {"workflows/nap.py", ".gitignore", ".rayignore"}
+    assert "workflows/nap.py" in package.table(1)
+    package.check_size(1)
+    with pytest.raises(ClusterError, match=r"(?s)nap\.py.*\.rayignore"):
+        package.check_size(0.0001)
+
+
+def test_a_job_is_named_by_command_and_content(project: Path, tmp_path: Path) -> None:
+    package = build_package(project, tmp_path / "one.zip")
+    os.utime(project / "workflows/nap.py", (1e9, 1e9))
+    again = build_package(project, tmp_path / "two.zip")
+    command = entrypoint("nap", Path("/shared/a b"), ["--seconds", "1"], project)
+    assert command == "python workflows/nap.py --home '/shared/a b' --seconds 1"
+    assert job_name(command, package) == job_name(command, again)
+    assert job_name(command + " -v", package) != job_name(command, package)
+    edited = make_project(tmp_path / "edited")
+    (edited / "workflows/nap.py").write_text(SCRIPT + "\n")
+    other = build_package(edited, tmp_path / "three.zip")
+    assert job_name(command, package) != job_name(command, other)
+
+
+def test_mistakes_are_told(project: Path) -> None:
+    with pytest.raises(AgaError, match="nap"):
+        entrypoint("nup", Path("/h"), [], project)
+    with pytest.raises(ClusterError, match="--address"):
+        connect("127.0.0.1:6379")
+    with pytest.raises(ClusterError, match="does not take jobs"):
+        connect("http://127.0.0.1:9")
+
+
+@pytest.mark.slow
+def test_exit_codes_logs_attaching_and_stopping(project: Path, head: dict[str, str]) -> None:
+    refused = ended(submit(project, head, "--limit", "0.0001"), 1)
+    assert "nap.py" in refused
+    assert "Traceback" not in refused
+
+    first = submit(project, head, "--home", "/shared/x", "--", "--seconds", "12", "--status", "3")
+    assert first.stdout is not None
+    while "job aga-nap-" not in (line := first.stdout.readline()):
+        assert line, "it ended before its job began"
+    second = submit(project, head, "--home", "/shared/x", "--", "--seconds", "12", "--status", "3")
+    followed, own = ended(second, 1), ended(first, 1)
+    assert "is there already" in followed
+    for output in (followed, own):
+        assert "home /shared/x" in output
+        assert output.count("awake") == 1
+
+    # The same command again is an attempt of its own, now that the first has ended.
+    stopped = submit(project, head, "--home", "/shared/x", "--", "--seconds", "12", "--status", "3")
+    assert stopped.stdout is not None
+    while not (line := stopped.stdout.readline()).startswith("home"):
+        assert line, "it ended before its job began"
+    stopped.send_signal(signal.SIGTERM)
+    assert "-2 STOPPED" in ended(stopped, 130)
+
+    assert "SUCCEEDED" in ended(submit(project, head), 0)
