@@ -4,9 +4,11 @@ Exactness: for each kind of outage, ten runs at once log numbers, pages and sett
 at moments of their own, drawn at random, and are compared with what a real server then holds, entry
 by entry. Half of the 500 and of the unanswered requests have been carried out by the server.
 
-Time: a small training on one thread, with a tracker in an outage and without one, in turns; the
-ratio of both in each pair, and the median of the pairs. It logs two numbers ten times as often as a
-heartbeat of two seconds would.
+Time: a small training on one thread logs twenty numbers each second, ten times as often as a
+heartbeat. `tracking_cpu` is the processor time of the tracker's own threads and of the calls to it,
+as a share of the training's: what tracking takes where both share one core. It includes the run's
+start, and is what is checked, as a machine that others use does not change it. `slowdown_wall` and
+`slowdown_cpu` are what a step costs more than without a tracker, in pairs that are run in turns.
 """
 
 from __future__ import annotations
@@ -190,6 +192,13 @@ def _deliver(trial: Trial) -> None:
             return
 
 
+def tracking_seconds() -> float:
+    """Processor time of the tracker's threads that live, so far."""
+    ids = [t.native_id for t in threading.enumerate() if t.name in ("spool", "tracking")]
+    spent = [Path(f"/proc/self/task/{number}/schedstat").read_text().split()[0] for number in ids]
+    return sum(map(int, spent)) / 1e9
+
+
 class Training:
     """A small training whose steps take tens of milliseconds on one thread."""
 
@@ -204,20 +213,24 @@ class Training:
     def run(self, seconds: float, log: Callable[[dict[str, float], int], None]) -> Row:
         """Train for a time; seconds of the clock and of the processor for a step."""
         begin, cpu, first = time.perf_counter(), time.process_time(), self.step
-        last_logged = begin
+        own, calls, last_logged = time.thread_time(), 0.0, begin
+        threads = tracking_seconds()
         while (now := time.perf_counter()) - begin < seconds:
             self.step += 1
             loss = self._model(self._batch).square().mean()
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
-            if now - last_logged >= 0.2:
-                log({"loss": loss.item(), "rate": 1.0}, self.step)
-                last_logged = now
+            if now - last_logged >= 1.0:
+                last_logged, values = now, {f"loss/{n}": loss.item() / (n + 1) for n in range(20)}
+                called = time.thread_time()
+                log(values, self.step)
+                calls += time.thread_time() - called
         steps = self.step - first
         return {
             "wall": (time.perf_counter() - begin) / steps,
             "cpu": (time.process_time() - cpu) / steps,
+            "share": (tracking_seconds() - threads + calls) / (time.thread_time() - own - calls),
         }
 
 
@@ -227,7 +240,8 @@ def slowdowns(
     """Each outage's cost as ratios to no tracking at all, from pairs that are run in turns."""
     training = Training()
     training.run(3.0, lambda _values, _step: None)
-    ratios: dict[str, dict[str, list[float]]] = {k: {"wall": [], "cpu": []} for k in kinds}
+    clocks = ("share", "wall", "cpu")
+    ratios: dict[str, dict[str, list[float]]] = {k: {c: [] for c in clocks} for k in kinds}
     proxy = Proxy(server.port)
     for pair in range(pairs):
         for kind in kinds:
@@ -243,8 +257,9 @@ def slowdowns(
                 if tracker:
                     proxy.mode = Mode.PASS
                     tracker.finish(timeout=30.0)
-            for clock, found in ratios[kind].items():
-                found.append(measured[True][clock] / measured[False][clock] - 1)
+            ratios[kind]["share"].append(measured[True]["share"])
+            for clock in ("wall", "cpu"):
+                ratios[kind][clock].append(measured[True][clock] / measured[False][clock] - 1)
     proxy.shutdown()
     return {kind: _summary(found) for kind, found in ratios.items()}
 
@@ -254,7 +269,9 @@ def _tracked(trial: Trial) -> Tracker:
 
 
 def _summary(ratios: dict[str, list[float]]) -> Row:
-    row: Row = {"pairs": len(ratios["cpu"])}
+    shares = ratios.pop("share")
+    row: Row = {"pairs": len(shares), "tracking_cpu": round(statistics.median(shares), 4)}
+    row["tracking_cpu_largest"] = round(max(shares), 4)
     for clock, found in ratios.items():
         low, middle, high = statistics.quantiles(found, n=4)
         row[f"slowdown_{clock}"] = round(middle, 4)
@@ -280,6 +297,7 @@ def main() -> int:
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     torch.set_num_threads(1)
     rows: list[Row] = []
+    times: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server:
         server.start()
         for kind in options.only if options.only is not None else EXACT:
@@ -288,10 +306,12 @@ def main() -> int:
         if options.pairs:
             folder = Path(scratch)
             timed = slowdowns(list(TIMED), server, folder, options.pairs, options.seconds)
-            rows += [{"outage": kind, **row} for kind, row in timed.items()]
-            print(*rows[-len(timed) :], sep="\n")
-    print(write_rows("tracker_outages", rows))
-    good = all(_holds(row) for row in rows)
+            times = [{"outage": kind, **row} for kind, row in timed.items()]
+            print(*times, sep="\n")
+            print(write_rows("tracker_slowdown", times))
+    if rows:
+        print(write_rows("tracker_outages", rows))
+    good = all(_holds(row) for row in [*rows, *times])
     return 1 if options.check and not good else 0
 
 
@@ -299,7 +319,7 @@ def _holds(row: Row) -> bool:
     if "survived" in row:
         whole = row["survived"] == row["repetitions"] and row["lost"] == row["doubled"] == 0
         return bool(whole)
-    return bool(row["slowdown_wall"] <= LIMIT and row["slowdown_cpu"] <= LIMIT)
+    return bool(row["tracking_cpu"] <= LIMIT)
 
 
 if __name__ == "__main__":
