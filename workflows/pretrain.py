@@ -13,6 +13,7 @@ from aga.training.export import summary, write_curves
 from aga.training.overfit import overfit
 from aga.training.preflight import check_machine
 from aga.training.recipe import Recipe
+from aga.training.resuming import RESUME
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,6 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = option_parser(__doc__)
     parser.add_argument(
         "--overfit", type=int, metavar="PAIRS", help="only see if so many pairs can be memorised"
+    )
+    parser.add_argument(
+        "--resume", choices=RESUME, default="auto", help="go on with this very run, if it is there"
     )
     options = parser.parse_args(arguments)
     params, home = load(options)
@@ -41,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         verdict = overfit(recipe, home, options.overfit, device)
         print(verdict)
         return int(not verdict.passed)
-    result = pretrain(recipe, params.cluster, params.tracking, home, explanation_pages)
+    result = pretrain(
+        recipe, params.cluster, params.tracking, home, explanation_pages, options.resume
+    )
     history = result.state.history
     write_json(home / "metrics/pretrain.json", summary(history, params.training.select))
     write_curves(home / "plots/training.csv", history)

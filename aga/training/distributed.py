@@ -30,6 +30,7 @@ from aga.training.job import Job
 from aga.training.pages import MakePages
 from aga.training.preflight import check_machine, check_resources
 from aga.training.recipe import Recipe, RunData
+from aga.training.resuming import Resume, enter, note
 from aga.training.stopping import StopFile, TerminatedError, on_sigterm
 from aga.training.survey import survey
 from aga.training.worker import LASTING, SWITCHES, hear_sigterm, work
@@ -89,6 +90,7 @@ def pretrain(
     tracking: TrackingConfig,
     home: Path,
     make_pages: MakePages | None = None,
+    resume: Resume = "auto",
 ) -> PretrainResult:
     """Train with Ray, and export the best epoch to `models/encoder`.
 
@@ -102,6 +104,7 @@ def pretrain(
         home: The project's folder: holds `data/`, gets `models/`; relative paths start here.
         make_pages: Makes the pages of `tracking.explain_pairs`; a function of a module that the
             workers can import.
+        resume: Whether the run may, must or must not be there already; see `enter`.
 
     Raises:
         ParamsError: The settings do not fit each other, or ask for more than the cluster has.
@@ -115,9 +118,12 @@ def pretrain(
     data = RunData.open(home)
     job = Job.of(recipe, tracking, home, cluster.storage)
     logger.info("run %s", job.name)
+    made_of = recipe.made_of(data, home)
+    enter(job, made_of, resume)
     state = job.final_state()
     if state is None:
         job.check(data, cluster.workers)
+        note(job.folder, made_of)
         with ray_session(cluster):
             survey(job, data, cluster.workers, cluster.resources_per_worker)
             launch(job, cluster, make_pages=make_pages)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -52,6 +52,15 @@ class Recipe(Config):
     def identity(self, data: RunData, home: Path) -> str:
         """Ten hex digits that differ where settings, data, code or pretrained weights differ.
 
+        Raises:
+            CheckpointError: Pretrained files are not there.
+        """
+        text = json.dumps(self.made_of(data, home), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def made_of(self, data: RunData, home: Path) -> dict[str, Any]:
+        """All that the weights of a run depend on: nested settings, and hashes of data and code.
+
         What changes no weight is left out, so that it may change between two starts of one run.
         Pretrained files count by their content, not by their place.
 
@@ -64,8 +73,12 @@ class Recipe(Config):
         for part, key in (("image_encoder", "weights"), ("text_encoder", "path")):
             if (place := settings[part][key]) is not None:
                 settings[part][key] = _content_sha256(home / place, f"{part}.{key}")
-        values = [settings, data.studies.info.sha256, data.tokens.record.sha256, code_sha256()]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+        hashes = {
+            "data/studies": data.studies.info.sha256,
+            "data/tokens": data.tokens.record.sha256,
+            "training code": code_sha256(),
+        }
+        return settings | hashes
 
 
 def code_sha256() -> str:
