@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,8 +75,10 @@ class RayWorkers:
             result: Result = ray.get(self._task.remote(self._shared, function, arguments))
         except RayTaskError as error:
             raise error.cause from error
-        except (WorkerCrashedError, OutOfMemoryError) as error:
-            raise WorkerDied("a Ray worker process ended") from error
+        except OutOfMemoryError as error:
+            raise WorkerDied(-signal.SIGKILL) from error
+        except WorkerCrashedError as error:
+            raise WorkerDied(None) from error  # Ray does not say how
         return result
 
 

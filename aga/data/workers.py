@@ -33,8 +33,30 @@ _FLAT = {
 _SERVE = "from aga.data.workers import serve; serve()"
 
 
+CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"})
+"""Signals that a native library earns by what it does."""
+
+
 class WorkerDied(Exception):  # noqa: N818 (it names an event)
-    """The process that worked at a call ended: a native library crashed, or memory ran out."""
+    """The process that worked at a call ended: a native library crashed, or memory ran out.
+
+    Args:
+        status: Of its end: minus the number of a signal, or an exit status; None where unknown.
+
+    Attributes:
+        signal: Name of the signal that ended it; None where it was none, or is unknown.
+    """
+
+    def __init__(self, status: int | None) -> None:
+        names = {number.value: number.name for number in signal.Signals}
+        self.signal = None if status is None else names.get(-status)
+        how = self.signal or ("an unknown status" if status is None else f"status {status}")
+        super().__init__(f"a worker process ended with {how}")
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it did so itself; else the kernel killed it for memory, or a person did."""
+        return self.signal is None or self.signal in CRASHES
 
 
 @runtime_checkable
@@ -146,7 +168,7 @@ class _Process:
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
             self._process = None
             status = _ended(process)
-            raise WorkerDied(f"a worker process ended with status {status}") from error
+            raise WorkerDied(status) from error
         if not succeeded:
             raise answer
         return answer

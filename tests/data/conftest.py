@@ -34,6 +34,7 @@ def prepare_config() -> PrepareConfig:
                 "near_duplicates": "link",
             },
             "shard": {"rows": 16, "row_group_mib": 1},
+            "row_seconds": 60.0,
             "max_reject_fraction": 0.5,
         }
     )

@@ -54,12 +54,15 @@ class Recipe:
         report: Which part of a report is used.
         views: Which views are used.
         group_rows: Rows of pixels that are held in memory.
+        row_seconds: What a row may take; no part of the key, since a part holds what did not take
+            longer, and the rows of it that did are among what its name is the hash of.
     """
 
     image: ImageConfig
     report: ReportConfig
     views: ViewsConfig
     group_rows: int
+    row_seconds: float
 
     @property
     def key(self) -> str:

@@ -60,6 +60,7 @@ class PrepareConfig(Config):
         views: Which images of a study are used.
         split: Shares of the splits.
         shard: How pixels are cut into files.
+        row_seconds: A row whose image is not decoded in this time is rejected.
         max_reject_fraction: More rejects than this share of the rows stop the stage.
     """
 
@@ -68,14 +69,14 @@ class PrepareConfig(Config):
     views: ViewsConfig
     split: SplitConfig
     shard: ShardConfig
+    row_seconds: float = Field(gt=0)
     max_reject_fraction: float = Field(ge=0, le=1)
 
     @property
     def recipe(self) -> Recipe:
         """What decides what becomes of a row on its own."""
-        return Recipe(
-            self.image, self.report, self.views, self.shard.group_rows(self.image.row_bytes)
-        )
+        group_rows = self.shard.group_rows(self.image.row_bytes)
+        return Recipe(self.image, self.report, self.views, group_rows, self.row_seconds)
 
 
 @dataclass(frozen=True)

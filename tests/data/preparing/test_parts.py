@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -19,7 +20,7 @@ from raw_folders import Rows, noise_image, write_csv
 
 from aga.data.cluster import open_workers
 from aga.data.preparing import chunks
-from aga.data.preparing.parts import Recipe, read_facts, write_part
+from aga.data.preparing.parts import Recipe, examined_facts, read_facts, write_part
 from aga.data.preparing.prepare import PrepareConfig, prepare
 from aga.data.schema import Reject, Study
 from aga.data.sources.manifest import Manifest, ManifestConfig
@@ -153,7 +154,10 @@ class Fragile:
 
     count = 1
 
-    def __init__(self, poison: str, limit: int = 10**9) -> None:
+    def __init__(
+        self, poison: str, limit: int = 10**9, number: signal.Signals = signal.SIGSEGV
+    ) -> None:
+        self.signal = number
         self.poison = poison
         self.calls = 0
         self.limit = limit
@@ -163,7 +167,7 @@ class Fragile:
         studies = rows if isinstance(rows, list) else [rows]
         poisoned = any(isinstance(s, Study) and s.image.name == self.poison for s in studies)
         if poisoned or (len(studies) > 1 and self.calls > self.limit):
-            raise WorkerDied("status -11")
+            raise WorkerDied(-self.signal)
         return function(rows, *arguments)
 
 
@@ -191,6 +195,36 @@ def test_processes_that_die_of_no_row_in_particular_are_an_error(
                 Fragile("none", limit=0), studies, prepare_config.recipe, lambda rows, recipe: None
             )
         )
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_killed_rejects_no_row(
+    root: Path, prepare_config: PrepareConfig, number: signal.Signals
+) -> None:
+    studies = list(SOURCE.studies(root))[:8]
+    workers = Fragile("5.png", number=number)
+    with pytest.raises(DataError, match=rf"(?s)pairs.csv:7.*{number.name}.*memory.*taskset"):
+        list(chunks.examined(workers, studies, prepare_config.recipe, lambda rows, _: rows))
+
+
+def test_an_image_that_is_never_opened_is_rejected_in_time(
+    root: Path, prepare_config: PrepareConfig
+) -> None:
+    recipe = replace(prepare_config.recipe, row_seconds=3.0)
+    studies = list(SOURCE.studies(root))[:6]
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    with studies[4].image.open("rb+") as file, LocalWorkers(1) as workers:
+        # Whoever opens the file waits until the lease is given back: 45 s, if it is not.
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        start = time.monotonic()
+        (facts,) = chunks.examined(workers, studies, recipe, examined_facts)
+        taken = time.monotonic() - start
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    signal.signal(signal.SIGIO, before)
+    assert taken < 30
+    detail = "not decoded within 3 s, prepare.row_seconds"
+    assert facts[4] == Reject("pairs.csv:6", "image unreadable", detail, "image")
+    assert sum(isinstance(one, Reject) for one in facts) == 1
 
 
 def test_facts_are_read_in_the_order_of_the_rows(
