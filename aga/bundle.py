@@ -32,7 +32,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from aga.config import Config
-from aga.data.splitting.trained_on import TrainedOn
+from aga.data.splitting.trained_on import TRAINED_ON, TrainedOn, what_is_known
 from aga.data.tokenizing.tokenizer import PaddedTokens, encode, open_tokenizer, pad_tokens
 from aga.data.transforms import ImageTransform
 from aga.encoders.weights import load_strict, on_cpu
@@ -44,7 +44,6 @@ from aga.pairs import PairBatch, PairEmbeddings
 from aga.tensors import normalize
 
 MANIFEST = "manifest.json"
-TRAINED_ON = "trained_on.safetensors"
 Images = UInt8[Tensor, "B H W C"] | UInt8[np.ndarray, "B H W C"]
 
 
@@ -197,7 +196,7 @@ def save_bundle(
         _write_json(new / "metadata.json", metadata)
         if trained_on is not None:
             trained_on.save(new / TRAINED_ON)
-        (new / "README.md").write_text(model_card(config, metadata), encoding="utf-8")
+        (new / "README.md").write_text(model_card(config, metadata, trained_on), encoding="utf-8")
         hashes = _hashes(new)
         _write_json(new / MANIFEST, hashes)
         if folder.exists():
@@ -246,7 +245,7 @@ def bundle_sha256(folder: Path) -> str:
     return _identity(_verified(folder))
 
 
-def model_card(config: BundleConfig, metadata: Mapping[str, Any]) -> str:
+def model_card(config: BundleConfig, metadata: Mapping[str, Any], seen: TrainedOn | None) -> str:
     """The bundle's README: what the model is, what it was made from, how good it is."""
     shape = config.architecture
     stated = {name: metadata.get(name, "not stated") for name in ("source", "licence", "citation")}
@@ -267,8 +266,8 @@ def model_card(config: BundleConfig, metadata: Mapping[str, Any]) -> str:
             "## Data",
             "",
             *(f"- {name.capitalize()}: {value}" for name, value in stated.items()),
-            "- This folder holds no patient data: no image, report or identifier. The hashes of "
-            "`trained_on.safetensors` tell who holds an image whether it was trained on.",
+            "- This folder holds no patient data: no image, report or identifier.",
+            f"- {what_is_known(seen)}",
             "",
             "## Metrics",
             "",

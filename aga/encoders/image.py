@@ -33,6 +33,7 @@ RESERVED_OPTIONS = frozenset(
 )
 PROBES = 8  # images of noise
 CLASSIFIERS = ("fc", "head", "classifier")
+IN_BUNDLE = "image_encoder.backbone."  # prefix of the same names in a bundle's model.safetensors
 
 
 class ImageEncoderConfig(Config):
@@ -41,7 +42,8 @@ class ImageEncoderConfig(Config):
     Attributes:
         architecture: A timm model name.
         options: Keyword arguments of that model; lists become tuples.
-        weights: A .safetensors file to start from, or None to start from scratch.
+        weights: A .safetensors file to start from, also a bundle's `model.safetensors`; or None to
+            start from scratch.
         patch_layer: Index of the feature map that gives the patches, as timm counts them: stages of
             a CNN (0 is the stem), blocks of a ViT; negative numbers count from the end.
     """
@@ -103,7 +105,7 @@ class ImageEncoder(nn.Module):
         self.backbone = _create(config, channels, image_size).to(memory_format=torch.channels_last)
         if config.weights is not None:
             classifiers = {*CLASSIFIERS, *_names(self.backbone.pretrained_cfg["classifier"])}
-            load_strict(self.backbone, Path(config.weights), ignored=classifiers)
+            load_strict(self.backbone, Path(config.weights), classifiers, IN_BUNDLE)
         feature_map, features = self._first_probe()
         self.patch_width: int = feature_map.shape[1]
         self.global_width: int = features.shape[1]

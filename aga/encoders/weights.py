@@ -34,7 +34,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_strict(module: nn.Module, path: Path, ignored: Iterable[str] = ()) -> None:
+def load_strict(module: nn.Module, path: Path, ignored: Iterable[str] = (), part: str = "") -> None:
     """Copy the tensors of a safetensors file into a module of exactly these names and shapes.
 
     Args:
@@ -42,11 +42,15 @@ def load_strict(module: nn.Module, path: Path, ignored: Iterable[str] = ()) -> N
         path: The safetensors file.
         ignored: Name prefixes, without the dot, that the file may hold and the module need not:
             the classifier of a pretrained network.
+        part: Prefix of the module's names, dot included, in the file of a whole model; such a file
+            may hold anything beside them.
 
     Raises:
         CheckpointError: Lists the missing and unexpected names and the differing shapes.
     """
     found = read_tensors(path)
+    if part and any(name.startswith(part) for name in found):
+        found = {k.removeprefix(part): v for k, v in found.items() if k.startswith(part)}
     expected = module.state_dict()
     prefixes = tuple(f"{prefix}." for prefix in ignored)
     kept = {k: v for k, v in found.items() if k in expected or not k.startswith(prefixes)}

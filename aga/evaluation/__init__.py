@@ -90,8 +90,7 @@ def evaluate(
         CheckpointError: The bundle's embeddings are not finite.
         ParamsError: There is no such prompt set or vocabulary.
     """
-    if bundle.trained_on is not None:
-        refuse_known(bundle.trained_on, studies, split)
+    refuse_known(bundle.trained_on, studies, split)
     prepared = PreparedSplit.open(studies, split, cache)
     training = PreparedSplit.open(studies, "train", cache)
     dataset = embed_split(bundle, studies, split, cache, config.batch_size)

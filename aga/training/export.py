@@ -10,7 +10,7 @@ from typing import Any
 
 from aga.bundle import save_bundle
 from aga.data.loader import PairDataset
-from aga.data.splitting.trained_on import TrainedOn
+from aga.data.splitting.trained_on import TrainedOn, record_of
 from aga.training.checkpoint import Row, TrainingState
 from aga.training.loop import SelectConfig, best_epoch
 from aga.training.recipe import Recipe, RunData
@@ -63,8 +63,18 @@ def export_bundle(
         tokenizer=data.tokens.tokenizer,
         transform=PairDataset(data.studies, data.tokens, "train", data.cache).transform,
         metadata=metadata,
-        trained_on=TrainedOn.of(data.studies),
+        trained_on=TrainedOn.of(data.studies, started_from(recipe, home)),
     )
+
+
+def started_from(recipe: Recipe, home: Path) -> list[TrainedOn | None]:
+    """What the weights that training starts from had seen; None for each that does not state it.
+
+    Raises:
+        DataError: A list beside such weights is damaged.
+    """
+    places = (recipe.image_encoder.weights, recipe.text_encoder.path)
+    return [record_of(home / place) for place in places if place is not None]
 
 
 def summary(history: Sequence[Row], select: SelectConfig) -> Row:

@@ -10,6 +10,7 @@ from aga.config import Config
 from aga.errors import TrackingError
 from aga.tracking import Tracker, TrackingConfig, is_delivered, provenance, replay, start_run
 from aga.training.checkpoint import Row, TrainingState, load_checkpoint, newest_good, only_writer
+from aga.training.export import started_from
 from aga.training.loop import finished
 from aga.training.preflight import check_batches, check_storage
 from aga.training.recipe import Recipe, RunData
@@ -93,9 +94,10 @@ class Job(Config):
 
         Raises:
             ParamsError: The settings do not fit each other.
-            DataError: The data are too few.
+            DataError: The data are too few, or what the starting weights had seen is not readable.
             CheckpointError: The storage cannot be used, or another process is writing this run.
         """
+        started_from(self.recipe, self.home)
         network = build_network(self.recipe, data, self.home)
         block = network.objective.block
         check_batches(data.studies.info.splits, self.recipe.training, workers, block)

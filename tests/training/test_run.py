@@ -7,12 +7,15 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from small_runs import (
@@ -23,13 +26,17 @@ from small_runs import (
     small_recipe,
 )
 
-from aga.bundle import load_bundle
+from aga.bundle import Bundle, load_bundle
+from aga.data.schema import MANIFEST
+from aga.data.splitting.leaks import refuse_known
+from aga.data.splitting.trained_on import TRAINED_ON
+from aga.data.studies import MANIFEST_FILE, StudyDataset
 from aga.errors import CheckpointError, DataError
 from aga.training.checkpoint import TrainingState, checkpoints, load_checkpoint, only_writer
 from aga.training.export import export_bundle, summary, write_curves
 from aga.training.loop import best_epoch
 from aga.training.recipe import Recipe, RunData
-from aga.training.run import Listener, build_context, follow, run_local
+from aga.training.run import Listener, build_context, build_network, follow, run_local
 from aga.training.validation import validate
 
 
@@ -168,6 +175,56 @@ def test_exports_the_best_epoch_and_its_numbers(home: Path, tmp_path: Path) -> N
         rows = list(csv.DictReader(file))
     assert [float(r["loss/train"]) for r in rows] == [r["loss/train"] for r in state.history]
     assert [int(r["epoch"]) for r in rows] == [1, 2, 3]
+
+
+def test_a_bundle_remembers_what_its_starting_weights_had_seen(home: Path, tmp_path: Path) -> None:
+    def exported(name: str, project: Path, weights: Path | None) -> Bundle:
+        recipe = small_recipe({"image_encoder": {"weights": weights and str(weights)}})
+        data = RunData.open(project)
+        network = build_network(recipe, data, project)
+        best = dict(network.state_dict())
+        row = {"epoch": 1, "step": 3, recipe.training.select.metric: 0.5}
+        state = TrainingState(step=3, best=best, history=[row])
+        place = tmp_path / name
+        export_bundle(place, recipe=recipe, data=data, home=project, state=state, names={})
+        return load_bundle(place)
+
+    other = make_home(tmp_path / "other", rows=50)
+    first = exported("first", home, None)
+    second = exported("second", other, tmp_path / "first/model.safetensors")
+    assert first.trained_on is not None and second.trained_on is not None
+    assert first.trained_on.complete and second.trained_on.complete
+    kept = second.model.image_encoder.backbone.state_dict()
+    assert same_tensors(first.model.image_encoder.backbone.state_dict(), kept)
+    for project, rows in ((home, "known by the first"), (other, "its own")):
+        studies = RunData.open(project).studies
+        row = int(studies.rows("train")[0])
+        moved = tamper(studies, row, tmp_path / rows)
+        with pytest.raises(
+            DataError, match=r"(?s)trained on what the test split holds.*same image"
+        ):
+            refuse_known(second.trained_on, moved, "test")
+
+    bare = tmp_path / "bare/model.safetensors"
+    bare.parent.mkdir()
+    bare.write_bytes((tmp_path / "first/model.safetensors").read_bytes())
+    unknown = exported("unknown", other, bare)
+    assert unknown.trained_on is not None and not unknown.trained_on.complete
+    assert "unknown part" in (tmp_path / "unknown/README.md").read_text()
+    third = exported("third", home, tmp_path / "unknown/model.safetensors")
+    assert third.trained_on is not None and not third.trained_on.complete, "and ever after"
+    (bare.parent / TRAINED_ON).write_bytes(b"{")
+    with pytest.raises(DataError, match=r"(?s)no list of the images.*bare.*remove it"):
+        exported("damaged", other, bare)
+
+
+def tamper(studies: StudyDataset, row: int, folder: Path) -> StudyDataset:
+    """A copy of the studies in which a training row is tested."""
+    shutil.copytree(studies.folder, folder)
+    table = studies.manifest.to_pylist()
+    table[row]["split"] = "test"
+    pq.write_table(pa.Table.from_pylist(table, schema=MANIFEST), folder / MANIFEST_FILE)
+    return StudyDataset.open(folder)
 
 
 # Nothing that a process may do otherwise: no batch statistics, no dropout.

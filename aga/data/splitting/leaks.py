@@ -7,6 +7,7 @@ numbers say where; identifiers are never shown.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from aga.data.splitting.trained_on import TrainedOn
 from aga.data.studies import StudyDataset
 from aga.errors import DataError
 
+_log = logging.getLogger(__name__)
 _SHOWN = 5
 _IDENTITIES = {
     "same patient": "patient_id",
@@ -167,18 +169,28 @@ def refuse_leaks(studies: StudyDataset, config: LeakConfig, home: Path) -> None:
         _refuse(leaks, f"What is learned is in the test split of {name}", studies)
 
 
-def refuse_known(trained_on: TrainedOn, studies: StudyDataset, split: Split) -> None:
-    """Refuse to measure a model on what it was made from.
+def refuse_known(trained_on: TrainedOn | None, studies: StudyDataset, split: Split) -> None:
+    """Refuse to measure a model on what it was made from; warn of what cannot be compared.
 
     Args:
-        trained_on: What the model's bundle remembers.
+        trained_on: What the model's bundle remembers; None where it has no list.
         studies: The prepared studies.
         split: What is measured.
 
     Raises:
         DataError: The model knows some of these rows.
     """
-    seen = trained_on.seen(studies, split)
+    if trained_on is None or not trained_on.complete:
+        unknown = (
+            "what it" if trained_on is None else "what the weights that its training began with"
+        )
+        _log.warning(
+            "The bundle does not state %s had seen: whether the %s split was a part of it, "
+            "nobody can tell",
+            unknown,
+            split,
+        )
+    seen = trained_on.seen(studies, split) if trained_on else {}
     if seen:
         found = "; ".join(f"{kind}: {len(rows)}, {_first(rows)}" for kind, rows in seen.items())
         raise DataError(

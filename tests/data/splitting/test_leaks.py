@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -289,7 +290,7 @@ def test_a_bundle_remembers_what_it_was_trained_on(
     record = TrainedOn.of(studies)
     record.save(tmp_path / "record.safetensors")
     again = TrainedOn.load(tmp_path / "record.safetensors")
-    for name in ("pixels", "words", "learned"):
+    for name in ("pixels", "words", "learned", "own"):
         assert np.array_equal(getattr(again, name), getattr(record, name))
     assert again.studies_sha256 == studies.info.sha256
     assert again.seen(studies, "test") == {} and again.seen(studies, "validation") == {}
@@ -327,11 +328,51 @@ def test_copies_of_what_a_bundle_was_trained_on_are_known(
     assert len(seen["near duplicate"]) >= 0.5 * copies.info.splits["test"]
 
 
-def test_evaluation_refuses_what_the_bundle_knows(tmp_path: Path) -> None:
+def test_what_a_bundle_does_not_state_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    studies = write_studies(tmp_path / "studies", phantom_rows(30), size=32)
+    record = TrainedOn.of(studies)
+    refuse_known(record, studies, "test")
+    assert not caplog.messages
+    refuse_known(None, studies, "test")
+    refuse_known(replace(record, complete=False), studies, "test")
+    assert [message.split(" had seen")[0] for message in caplog.messages] == [
+        "The bundle does not state what it",
+        "The bundle does not state what the weights that its training began with",
+    ]
+    planted = tamper(studies, first_of(studies, "train"), split="test")
+    with pytest.raises(DataError, match="trained on what"):
+        refuse_known(replace(record, complete=False), planted, "test")
+
+
+def test_near_duplicates_of_what_starting_weights_had_seen_are_known(
+    raw: Rows, prepared: Callable[..., StudyDataset], tmp_path: Path
+) -> None:
+    """Also in the very dataset that was trained on last, whose own images are not asked again."""
+    first = prepared(tmp_path / "one")
+    for number, row in enumerate(raw):
+        row["patient_id"], row["study_id"] = f"other {number}", f"study {number}"
+        row["image"] = mirrored(tmp_path / "raw", row["image"], f"images/copy{number}.jpg")
+    second = prepared(tmp_path / "two")
+    alone, both = TrainedOn.of(second), TrainedOn.of(second, [TrainedOn.of(first)])
+    assert alone.seen(second, "test") == {}
+    assert len(both.seen(second, "test")["near duplicate"]) >= 0.3 * second.info.splits["test"]
+    assert len(both.pixels) == len(alone.pixels) + len(TrainedOn.of(first).pixels)
+    again = TrainedOn.of(second, [alone])
+    assert len(again.pixels) == len(alone.pixels) and again.own.all()
+    assert TrainedOn.of(second, [None]).complete is False
+
+
+def test_evaluation_refuses_what_the_bundle_knows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     studies = write_studies(tmp_path / "studies", phantom_rows(60), size=32)
     bundle = write_bundle(tmp_path / "bundle", studies)
     assert bundle.trained_on is None
     config = EvaluationConfig.model_validate(PARAMS["evaluation"])
+    evaluate(bundle, studies, tmp_path / "cache", config, seed=0)
+    assert caplog.text.count("does not state what it had seen") == 1
     save_bundle(
         tmp_path / "remembers",
         bundle.model,
