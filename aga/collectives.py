@@ -56,7 +56,7 @@ def _all_gather(local: Tensor) -> Tensor:
     return gathered
 
 
-def gather_with_gradient(local: Float[Tensor, "B *axes"]) -> Float[Tensor, "N *axes"]:
+def gather_with_gradient(local: Float[Tensor, " B *axes"]) -> Float[Tensor, " N *axes"]:
     """The rows of all processes, in rank order; gradients flow back to every process.
 
     Args:

@@ -18,7 +18,7 @@ from aga.bundle import Bundle
 from aga.data.pixels.images import Box, ImageConfig, original_box
 from aga.data.tokenizing.encoding import TokenizedText
 
-PatchCentres: TypeAlias = tuple[Float[np.ndarray, "rows"], Float[np.ndarray, "columns"]]
+PatchCentres: TypeAlias = tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " columns"]]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from fixtures.studies import phantom_rows, write_studies
 from PIL import Image
 
 from aga.bundle import Bundle
-from aga.data.preparing.prepare import PrepareConfig, PrepareSummary, check, prepare
+from aga.data.preparing.checking import check
+from aga.data.preparing.prepare import PrepareConfig, PrepareSummary, prepare
 from aga.data.schema import Region, Reject, Study
 from aga.data.studies import StudyDataset
 from aga.data.tokenizing.tokens import TokenDataset, TokenizerConfig, tokenize

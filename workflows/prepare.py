@@ -14,7 +14,7 @@ from aga.data.preparing.checking import look_through
 from aga.data.preparing.prepare import prepare
 from aga.data.sources import open_source
 from aga.data.sources.layouts import page
-from aga.data.splitting.id_lists import held_out_patients
+from aga.data.splitting.leaks import held_out_lists
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,8 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     name = options.source or params.source.name
     root = options.root or home / params.source.root
     source = open_source(name, params.source)
+    held_out = held_out_lists(params.leaks, home)
     if options.check:
-        found = look_through(source, root, params.prepare)
+        found = look_through(source, root, params.prepare, held_out)
         print(*found.lines(), sep="\n", file=sys.stderr)
         found.refuse_without_files(root, name)
         for row in found.bad:
@@ -42,7 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
             )
         return 1 if found.bad else 0
     out, config, seed = home / "data/studies", params.prepare, params.seed
-    held_out = held_out_patients(params.leaks.lists, home)
     with open_workers(home, root) as workers:
         summary = prepare(source, root, out, config, seed, name, workers, held_out)
     write_json(home / "metrics/prepare.json", summary.to_metrics())

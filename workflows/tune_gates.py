@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from aga.command import load, option_parser, run
+from aga.data.splitting.leaks import refuse_leaks
+from aga.data.studies import StudyDataset
 from aga.params import apply_overlay, overlaid, parse_settings, read_yaml, validate
 from aga.training.job import Job
 from aga.training.recipe import Recipe
 from aga.training.search import Settings, format_trials, search
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run the trials on this machine, or on the cluster that RAY_ADDRESS names."""
     parser = option_parser(__doc__)
     parser.add_argument("--trials", type=int, default=16, help="how many choices of settings")
     parser.add_argument("--apply", action="store_true", help="write the winner into params.yaml")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     (params, home), values = load(options), read_yaml(options.params)
+    refuse_leaks(StudyDataset.open(home / "data/studies"), params.leaks, home)
 
     def overlay(settings: Settings) -> dict[str, object]:
         return parse_settings(f"{key}={value:.4g}" for key, value in settings.items())

@@ -84,7 +84,7 @@ class PairDataset:
     def batch(
         self,
         rows: Int64[np.ndarray, "B"],
-        shown: Sequence[Bool[np.ndarray, "_"]] | None = None,
+        shown: Sequence[Bool[np.ndarray, " _"]] | None = None,
     ) -> PairBatch:
         """The pairs of these manifest rows, in this order, normalised and not augmented.
 
@@ -236,7 +236,7 @@ class EpochBatches:
 
     def _shown(
         self, rows: Int64[np.ndarray, "B"], seed: int, epoch: int
-    ) -> list[Bool[np.ndarray, "_"]] | None:
+    ) -> list[Bool[np.ndarray, " _"]] | None:
         at_most = self._sampling.sentences
         if at_most is None:
             return None

@@ -95,12 +95,12 @@ class PreparedSplit:
             digest.update(repr(self.table[name].to_pylist()).encode())
         return digest.hexdigest()
 
-    def records(self, places: Int64[np.ndarray, "n"]) -> list[dict[str, Any]]:
+    def records(self, places: Int64[np.ndarray, " n"]) -> list[dict[str, Any]]:
         """Rows of the manifest by their places in the split, 0 to N - 1."""
         records: list[dict[str, Any]] = self.table.take(pa.array(places)).to_pylist()
         return records
 
-    def pairs(self, bundle: Bundle, places: Int64[np.ndarray, "n"]) -> PairEmbeddings:
+    def pairs(self, bundle: Bundle, places: Int64[np.ndarray, " n"]) -> PairEmbeddings:
         """Local embeddings of some pairs; see `Bundle.embed_pairs`."""
         texts = self.table["text"].take(pa.array(places)).to_pylist()
         return bundle.embed_pairs(self.pixels[self.rows[places]], texts)

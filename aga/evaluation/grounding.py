@@ -155,7 +155,7 @@ def _images(bundle: Bundle, prepared: PreparedSplit) -> Iterator[_Image]:
 
 @torch.no_grad()
 def _token_to_patch(
-    bundle: Bundle, prepared: PreparedSplit, places: Int64[np.ndarray, "n"]
+    bundle: Bundle, prepared: PreparedSplit, places: Int64[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n L P"]:
     maps = bundle.objective.maps(prepared.pairs(bundle, places)).token_to_patch
     if not maps.isfinite().all():
@@ -241,7 +241,7 @@ def _metrics(
     }
 
 
-def _subsets(scores: Sequence[Score]) -> Mapping[str, Bool[np.ndarray, "scores"]]:
+def _subsets(scores: Sequence[Score]) -> Mapping[str, Bool[np.ndarray, " scores"]]:
     """Which scores each metric is the mean of: all of its kind, then those of each finding."""
     metrics = np.array([score.metric for score in scores])
     findings = np.array([score.finding for score in scores])

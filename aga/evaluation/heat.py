@@ -20,7 +20,7 @@ MOST_CONTRAST = 10.0
 
 def patches_inside(
     box: Box,
-    centres: tuple[Float[np.ndarray, "rows"], Float[np.ndarray, "columns"]],
+    centres: tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " columns"]],
     size: tuple[int, int],
 ) -> Bool[np.ndarray, "P"]:
     """Which patches belong to a box: those whose centres lie in it.

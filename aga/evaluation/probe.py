@@ -155,7 +155,7 @@ def draw_rows(
     patients: Int64[np.ndarray, "N"],
     fractions: Sequence[float],
     generator: np.random.Generator,
-) -> list[Int64[np.ndarray, "_"]]:
+) -> list[Int64[np.ndarray, " _"]]:
     """Rows of a class to fit on at each share: whole patients, each draw part of the next larger.
 
     Patients with a known label are put in random order, and the first ones taken until their rows
@@ -185,7 +185,7 @@ def draw_rows(
 
 def _metrics(
     percent: str,
-    samples: Mapping[str, Sequence[Int64[np.ndarray, "_"]]],
+    samples: Mapping[str, Sequence[Int64[np.ndarray, " _"]]],
     splits: tuple[LabelledFeatures, LabelledFeatures],
     config: ProbeConfig,
     bootstrap: BootstrapConfig,
@@ -215,7 +215,7 @@ def _metrics(
 
 def _fitted_scores(
     features: Float[np.ndarray, "n F"],
-    positive: Bool[np.ndarray, "n"],
+    positive: Bool[np.ndarray, " n"],
     test: LabelledFeatures,
     config: ProbeConfig,
 ) -> Float[np.ndarray, "N"]:
@@ -232,7 +232,7 @@ def _fitted_scores(
 
 
 def _features(
-    bundle: Bundle, prepared: PreparedSplit, places: Int64[np.ndarray, "n"]
+    bundle: Bundle, prepared: PreparedSplit, places: Int64[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n F"]:
     rows = prepared.rows[places]
     parts = [
@@ -255,7 +255,9 @@ def _standardised(
 
 
 def _counts(
-    train: Mapping[str, Int8[np.ndarray, "_"]], test: Mapping[str, Int8[np.ndarray, "_"]], name: str
+    train: Mapping[str, Int8[np.ndarray, " _"]],
+    test: Mapping[str, Int8[np.ndarray, " _"]],
+    name: str,
 ) -> dict[str, int]:
     """Positive and negative rows of a class in both splits."""
     return {
@@ -265,6 +267,6 @@ def _counts(
     }
 
 
-def _both(labels: Int8[np.ndarray, "_"]) -> bool:
+def _both(labels: Int8[np.ndarray, " _"]) -> bool:
     """Whether there is a positive and a negative row."""
     return bool((labels == 1).any() and (labels == 0).any())

@@ -27,7 +27,7 @@ BLOCK = 1024  # images, and reports, whose patches and tokens are held at once
 PAIRS = 32  # combinations scored at once
 
 # Local scores of image `images[i]` with report `texts[i]`, both places in the split.
-LocalScores = Callable[[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]], Float[np.ndarray, "n"]]
+LocalScores = Callable[[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]], Float[np.ndarray, " n"]]
 
 
 class RerankConfig(Config):
@@ -59,8 +59,8 @@ def local_scores(bundle: Bundle, prepared: PreparedSplit) -> LocalScores:
 
     @torch.no_grad()
     def scores(
-        images: Int64[np.ndarray, "n"], texts: Int64[np.ndarray, "n"]
-    ) -> Float[np.ndarray, "n"]:
+        images: Int64[np.ndarray, " n"], texts: Int64[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
         found = np.empty(len(images))
         starts = range(0, len(prepared), BLOCK)
         for image_start in starts:
@@ -176,9 +176,9 @@ def _embedded(bundle: Bundle, prepared: PreparedSplit, start: int) -> PairEmbedd
 
 def _combined(
     first: PairEmbeddings,
-    images: Int64[np.ndarray, "n"],
+    images: Int64[np.ndarray, " n"],
     second: PairEmbeddings,
-    texts: Int64[np.ndarray, "n"],
+    texts: Int64[np.ndarray, " n"],
 ) -> PairEmbeddings:
     """Images of `first` beside reports of `second`, as if they were pairs."""
     device = first.image.device

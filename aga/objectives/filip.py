@@ -101,7 +101,7 @@ class FilipObjective(Objective):
 
 def best_matches(
     cosines: Float[Tensor, "*pairs L P"], content: Bool[Tensor, "*#pairs L"]
-) -> Float[Tensor, "2 *pairs"]:
+) -> Float[Tensor, " 2 *pairs"]:
     """The mean over patches of the best word's cosine; that over words of the best patch's.
 
     Both are 0 for a report without a content token.

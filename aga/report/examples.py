@@ -116,7 +116,7 @@ class _Gallery:
                 method=METHODS[explanation.method],
             )
 
-    def _choose(self, count: int) -> Int64[np.ndarray, "count"]:
+    def _choose(self, count: int) -> Int64[np.ndarray, " count"]:
         _, first = np.unique(self.split.keys.numpy(), return_index=True)
         first = np.sort(first)
         places = np.linspace(0, len(first) - 1, min(count, len(first))).round()

@@ -31,6 +31,7 @@ def prepare_config() -> PrepareConfig:
                 "test": 0.2,
                 "fold": 0,
                 "stratify": None,
+                "conflicts": "refuse",
                 "near_duplicates": "link",
             },
             "shard": {"rows": 16, "row_group_mib": 1},

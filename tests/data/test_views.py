@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_folders import Rows
 
-from aga.data.preparing.prepare import PrepareConfig, PrepareSummary, check, prepare
+from aga.data.preparing.checking import check
+from aga.data.preparing.prepare import PrepareConfig, PrepareSummary, prepare
 from aga.data.sources.manifest import Manifest
 from aga.data.studies import StudyDataset
 from aga.data.views import (

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from aga.bundle import Bundle
+from aga.data.sources.chexpert_labels import FINDINGS
+from aga.data.splitting.id_lists import COMPETITION
 from aga.errors import ParamsError
 from aga.evaluation.bootstrap import BootstrapConfig
 from aga.evaluation.embedded import EmbeddedSplit
@@ -157,6 +159,14 @@ def test_every_prompt_set_is_whole(path: Path) -> None:
         for name, sentences in side.items():
             assert sentences and len(set(sentences)) == len(sentences), f"{name} repeats a prompt"
     assert json.loads(path.read_text())["classes"].keys() == prompts.positive.keys()
+
+
+def test_the_chest_prompts_are_of_the_five_findings_as_sources_name_them() -> None:
+    prompts = load_prompts("chest-v1")
+    assert list(prompts.positive) == [FINDINGS[name] for name in COMPETITION]
+    sides = (prompts.positive.values(), prompts.negative.values())
+    said = [sentence for side in sides for sentences in side for sentence in sentences]
+    assert len(set(said)) == len(said), "one sentence, one class and side"
 
 
 def test_an_unknown_version_names_the_known_ones() -> None:

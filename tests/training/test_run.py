@@ -184,7 +184,7 @@ def test_a_bundle_remembers_what_its_starting_weights_had_seen(home: Path, tmp_p
         network = build_network(recipe, data, project)
         best = dict(network.state_dict())
         row = {"epoch": 1, "step": 3, recipe.training.select.metric: 0.5}
-        state = TrainingState(step=3, best=best, history=[row])
+        state = TrainingState(step=3, tensors={}, best=best, history=[row], sums={})
         place = tmp_path / name
         export_bundle(place, recipe=recipe, data=data, home=project, state=state, names={})
         return load_bundle(place)

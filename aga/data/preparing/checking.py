@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from aga.data.preparing.prepare import PrepareConfig, check
+from aga.data.pixels.dicom import codec_summary
+from aga.data.preparing.chunks import examined
+from aga.data.preparing.ledger import Ledger
+from aga.data.preparing.parts import examined_facts
+from aga.data.preparing.prepare import PrepareConfig
+from aga.data.preparing.tally import Tally
+from aga.data.progress import progress
 from aga.data.schema import Reject, Study
+from aga.data.sources import read_studies
 from aga.data.sources.base import Source
-from aga.data.sources.layouts import Layout, page
+from aga.data.sources.layouts import Layout, page, require_folder
+from aga.data.splitting.patients import HeldOut, listed_patients, patient_groups, separated_repeats
 from aga.data.text.reports import ReportConfig, parse_report, report_problem
+from aga.data.views import LEFT_OUT
+from aga.data.workers import Workers, opened
 from aga.errors import DataError
 
+_log = logging.getLogger(__name__)
 IMAGE_MISSING = "image missing"
 REPORT_MISSING = "report missing"
 _LOST = "\ufffd"
@@ -77,23 +90,73 @@ class Findings:
                 )
 
 
-def look_through(source: Source, root: Path, config: PrepareConfig) -> Findings:
+def look_through(
+    source: Source, root: Path, config: PrepareConfig, held_out: Sequence[HeldOut] = ()
+) -> Findings:
     """Examine every row as `prepare` would, and count; nothing is written.
 
     Args:
         source: Reads the raw folder.
         root: The raw folder.
         config: How rows would be prepared.
+        held_out: The lists of `leaks.lists`.
 
     Raises:
         LayoutError: `root` has no layout of this source.
     """
     counted = _Counted(source, config.report)
-    bad = check(counted, root, config)
+    bad = check(counted, root, config, held_out=held_out)
     images = next((one.images for one in source.LAYOUTS if not one.missing(root)), "")
     return Findings(
         bad, counted.rows, _ordered(counted.reports), counted.repaired, counted.lost, images
     )
+
+
+def check(
+    source: Source,
+    root: Path,
+    config: PrepareConfig,
+    workers: Workers | None = None,
+    held_out: Sequence[HeldOut] = (),
+) -> list[Reject]:
+    """Examine every row as `prepare` would, write nothing, and list all that is wrong.
+
+    Args:
+        source: Reads the raw folder.
+        root: The raw folder.
+        config: How rows would be prepared.
+        workers: Processes to work in; by default those of this machine.
+        held_out: The lists of `leaks.lists`; their patients may be in any given split.
+
+    Returns:
+        The rows that `prepare` would reject or refuse, with line, column and reason; rows that
+        contradict earlier ones are among them. Near duplicates are not looked for.
+
+    Raises:
+        DataError: The layout under `root` is not this source's.
+    """
+    require_folder(root)
+    _log.info(codec_summary())
+    listed = listed_patients(held_out)
+    ledger, tally = Ledger(listed), Tally()
+    studies = (
+        study if isinstance(study, Reject) else ledger.conflict(study) or study
+        for study in read_studies(source, root)
+    )
+    bad: list[Reject] = []
+    with opened(workers) as processes:
+        chunks = examined(processes, studies, config.recipe, examined_facts)
+        for chunk in progress(chunks, "rows", size=len):
+            rejects = tally.take_all(chunk)[1]
+            bad += [reject for reject in rejects if reject.reason not in LEFT_OUT]
+    group_of = patient_groups(chain(tally.rows, tally.repeats))
+    tested = {group_of[patient] for patient in listed & group_of.keys()}
+    given = (
+        row
+        for row in chain(tally.rows, tally.repeats)
+        if row.given and group_of[row.patient_id] not in tested
+    )
+    return [*bad, *separated_repeats(given)]
 
 
 class _Counted:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 from aga.data.preparing.seen import FirstSeen, identity
 from aga.data.schema import Reject, Study
 
@@ -12,9 +14,15 @@ class Ledger:
     A study may have several rows, one per image; they share patient, report and split. A study's
     image stands in one row. A patient has one given split. Identities are kept as hashes on disk,
     so that memory does not grow with the rows.
+
+    Args:
+        listed: Patients who are tested, whatever splits the source gives them.
+        one_split: Whether any other patient must have one given split.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listed: AbstractSet[str] = frozenset(), *, one_split: bool = True) -> None:
+        self._listed = listed
+        self._one_split = one_split
         self._seen = FirstSeen()
 
     def conflict(self, study: Study) -> Reject | None:
@@ -35,7 +43,7 @@ class Ledger:
         return self._split_conflict(study)
 
     def _split_conflict(self, study: Study) -> Reject | None:
-        if study.split is None:
+        if study.split is None or not self._one_split or study.patient_id in self._listed:
             return None
         known = self._earlier("split", study.patient_id, note=(study.split, study.location))
         if known is None or known[0] == study.split:

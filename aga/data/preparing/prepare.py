@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -21,34 +19,34 @@ from aga.config import Config
 from aga.data.files import replaced_folder, working_folder
 from aga.data.pixels.dicom import codec_summary
 from aga.data.pixels.images import ImageConfig
-from aga.data.preparing.assemble import RejectsWriter, Segment, write_images, write_manifest
+from aga.data.preparing.assemble import Segment, write_images, write_manifest
+from aga.data.preparing.choosing import chosen_rows, usable_rows
 from aga.data.preparing.chunks import examined
 from aga.data.preparing.ledger import Ledger
 from aga.data.preparing.parts import (
     PARTIAL,
     Recipe,
-    RowFacts,
-    examined_facts,
-    read_facts,
     write_part,
 )
 from aga.data.preparing.tally import Tally
 from aga.data.progress import progress
 from aga.data.schema import SCHEMA_VERSION, SPLITS, Reject, Split, Study
-from aga.data.shards import ShardConfig, lean_arrow
+from aga.data.shards import ShardConfig, image_shards, lean_arrow
 from aga.data.sources import read_studies
 from aga.data.sources.base import Source
 from aga.data.sources.layouts import require_folder
+from aga.data.splitting.conflicts import Strictest
 from aga.data.splitting.near_duplicates import HashedImages, near_duplicates
-from aga.data.splitting.patients import Copies, patient_groups, separated_repeats
+from aga.data.splitting.patients import Copies, HeldOut, listed_patients, patient_groups
 from aga.data.splitting.splits import SplitConfig, assign_splits
 from aga.data.studies import INFO_FILE, DatasetInfo, ImageInfo
 from aga.data.text.reports import ReportConfig
-from aga.data.views import LEFT_OUT, ViewsConfig, stand_for_their_study
+from aga.data.views import ViewsConfig
 from aga.data.workers import Workers, opened
 from aga.errors import DataError
 
 _log = logging.getLogger(__name__)
+_KEEP_TEST = "; `prepare.split.conflicts: keep_test` leaves out those of the less strict split"
 
 
 class PrepareConfig(Config):
@@ -137,7 +135,7 @@ def prepare(
     seed: int,
     source_name: str,
     workers: Workers | None = None,
-    held_out: AbstractSet[str] = frozenset(),
+    held_out: Sequence[HeldOut] = (),
 ) -> PrepareSummary:
     """Prepare all rows of a source. Equal input gives equal bytes, whatever the workers.
 
@@ -152,7 +150,7 @@ def prepare(
         seed: Of the split.
         source_name: Written into `dataset.json`.
         workers: Processes to work in; by default those of this machine.
-        held_out: Patients of `leaks.lists`: tested, and never learned from.
+        held_out: The lists of `leaks.lists`: tested, and never learned from.
 
     Raises:
         DataError: The raw data contradict themselves, too many rows are rejected, there are too
@@ -160,21 +158,21 @@ def prepare(
     """
     require_folder(root)
     _log.info(codec_summary())
-    recipe = config.recipe
+    recipe, listed = config.recipe, listed_patients(held_out)
     with (
         lean_arrow(),
         opened(workers) as processes,
         working_folder(out, recipe.key) as work,
         replaced_folder(out) as folder,
     ):
-        parts = _write_parts(source, root, work, recipe, processes)
-        tally, segments = _tallied(parts, folder, config.views)
-        _refuse_too_many_rejects(tally, config.max_reject_fraction)
-        row_bytes = config.image.row_bytes
-        shards = write_images(folder, segments, config.shard, row_bytes, processes)
-        for _ in progress(shards, "rows written", len(tally.rows), size=int):
-            pass
-        copies = _copies(folder, tally, config)
+        ledger = Ledger(listed, one_split=config.split.conflicts == "refuse")
+        parts = _write_parts(source, root, work, recipe, processes, ledger)
+        strictest = None
+        if config.split.conflicts == "keep_test":
+            strictest = Strictest((row.split_row for _, row in usable_rows(parts)), listed)
+        tally, segments, copies = _written(parts, folder, config, strictest, processes)
+        if strictest and strictest.heed(copies):  # some are copies of what is tested: once more
+            tally, segments, copies = _written(parts, folder, config, strictest, processes)
         splits = assign_splits(tally.rows, tally.repeats, config.split, seed, copies, held_out)
         # In a process, which has the room already that it was given to examine rows.
         sha256 = processes.call(write_manifest, folder, segments, splits)
@@ -183,67 +181,32 @@ def prepare(
     return _summary(tally, copies, splits, sha256)
 
 
-def check(
-    source: Source, root: Path, config: PrepareConfig, workers: Workers | None = None
-) -> list[Reject]:
-    """Examine every row as `prepare` would, write nothing, and list all that is wrong.
-
-    Args:
-        source: Reads the raw folder.
-        root: The raw folder.
-        config: How rows would be prepared.
-        workers: Processes to work in; by default those of this machine.
-
-    Returns:
-        The rows that `prepare` would reject or refuse, with line, column and reason; rows that
-        contradict earlier ones are among them. Near duplicates are not looked for.
-
-    Raises:
-        DataError: The layout under `root` is not this source's.
-    """
-    require_folder(root)
-    _log.info(codec_summary())
-    ledger, tally = Ledger(), Tally()
-    studies = (
-        study if isinstance(study, Reject) else ledger.conflict(study) or study
-        for study in read_studies(source, root)
-    )
-    bad: list[Reject] = []
-    with opened(workers) as processes:
-        chunks = examined(processes, studies, config.recipe, examined_facts)
-        for chunk in progress(chunks, "rows", size=len):
-            rejects = tally.take_all(chunk)[1]
-            bad += [reject for reject in rejects if reject.reason not in LEFT_OUT]
-    given = (row for row in chain(tally.rows, tally.repeats) if row.given is not None)
-    return [*bad, *separated_repeats(given)]
-
-
 def _write_parts(
-    source: Source, root: Path, work: Path, recipe: Recipe, workers: Workers
+    source: Source, root: Path, work: Path, recipe: Recipe, workers: Workers, ledger: Ledger
 ) -> list[Path]:
     for unfinished in work.glob(f"*{PARTIAL}"):
         unfinished.unlink()
     write = partial(write_part, folder=work)
-    parts = examined(workers, _consistent(read_studies(source, root)), recipe, write)
+    parts = examined(workers, _consistent(read_studies(source, root), ledger), recipe, write)
     return list(progress(parts, "rows", size=lambda part: pq.read_metadata(part).num_rows))
 
 
-def _tallied(
-    parts: Sequence[Path], folder: Path, views: ViewsConfig
-) -> tuple[Tally, list[Segment]]:
-    """Decide which rows are used, and write the others to the rejects."""
-    chosen = None
-    if views.keep == "one_per_study":
-        rows = enumerate(row for part in parts for row in read_facts(part))
-        usable = ((number, row) for number, row in rows if isinstance(row, RowFacts))
-        chosen = stand_for_their_study((n, row.study_id, row.view) for n, row in usable)
-    tally, segments = Tally(chosen), []
-    with closing(RejectsWriter(folder)) as writer:
-        for part in parts:
-            kept, rejects = tally.take_all(read_facts(part))
-            segments.append(Segment(part, kept))
-            writer.add(rejects)
-    return tally, segments
+def _written(
+    parts: Sequence[Path],
+    folder: Path,
+    config: PrepareConfig,
+    strictest: Strictest | None,
+    workers: Workers,
+) -> tuple[Tally, list[Segment], Copies]:
+    """Choose the rows, write the rejects and the images; find the near duplicates among them."""
+    tally, segments = chosen_rows(parts, folder, config.views, strictest)
+    _refuse_too_many_rejects(tally, config.max_reject_fraction)
+    for shard in image_shards(folder):  # of a first attempt
+        shard.unlink()
+    shards = write_images(folder, segments, config.shard, config.image.row_bytes, workers)
+    for _ in progress(shards, "rows written", len(tally.rows), size=int):
+        pass
+    return tally, segments, _copies(folder, tally, config)
 
 
 def _copies(folder: Path, tally: Tally, config: PrepareConfig) -> Copies:
@@ -285,9 +248,8 @@ def _info(
     )
 
 
-def _consistent(studies: Iterator[Study | Reject]) -> Iterator[Study | Reject]:
+def _consistent(studies: Iterator[Study | Reject], ledger: Ledger) -> Iterator[Study | Reject]:
     """The rows, up to the first that contradicts an earlier one."""
-    ledger = Ledger()
     for study in studies:
         conflict = None if isinstance(study, Reject) else ledger.conflict(study)
         if conflict is not None:
@@ -295,7 +257,8 @@ def _consistent(studies: Iterator[Study | Reject]) -> Iterator[Study | Reject]:
                 f"The raw data contradict themselves: {conflict.reason}",
                 where=conflict.location,
                 got=conflict.detail,
-                fix="correct the rows; `python workflows/prepare.py --check` lists all of them",
+                fix="correct the rows; `python workflows/prepare.py --check` lists all of them"
+                + (_KEEP_TEST if conflict.column == "split" else ""),
             )
         yield study
 

@@ -12,6 +12,7 @@ from aga.data.pixels.perceptual import hash_words
 from aga.data.preparing.parts import RowFacts
 from aga.data.preparing.seen import FirstSeen, PackedRows
 from aga.data.schema import Reject
+from aga.data.splitting.conflicts import Strictest
 from aga.data.views import ANOTHER, LEFT_OUT
 
 REPEATED = "repeated pair"
@@ -24,6 +25,7 @@ class Tally:
     Args:
         chosen: Numbers of the rows that stand for their study, counted from 0 as they are entered;
             None where all do.
+        strictest: Knows which rows a stricter split of the source has, too; None asks not.
 
     Attributes:
         rows: The used rows.
@@ -38,8 +40,11 @@ class Tally:
         lost_characters: Used rows in which U+FFFD marks a lost character.
     """
 
-    def __init__(self, chosen: frozenset[int] | None = None) -> None:
+    def __init__(
+        self, chosen: frozenset[int] | None = None, strictest: Strictest | None = None
+    ) -> None:
         self._chosen = chosen
+        self._strictest = strictest
         self._entered = 0
         self.rows = PackedRows()
         self.repeats = PackedRows()
@@ -96,6 +101,9 @@ class Tally:
         if not stands:
             detail = "prepare.views.keep asks for one per study"
             return Reject(split_row.location, ANOTHER, detail, "view")
+        conflict = self._strictest.conflict(split_row) if self._strictest else None
+        if conflict is not None:
+            return conflict
         pair = bytes.fromhex(split_row.pixel_sha256)[:16] + bytes.fromhex(row.text_sha256)[:16]
         earlier = self._first.earlier(pair, split_row.location)
         if earlier is not None:

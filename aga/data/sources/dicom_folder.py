@@ -163,7 +163,10 @@ class _Reports:
 
 
 def _files(root: Path) -> list[Path]:
-    """All files below a folder, as `find . -type f | LC_ALL=C sort` lists them."""
+    """All files below a folder, as `find . ! -xtype d | LC_ALL=C sort` lists them.
+
+    Links to files are among them; links to folders are neither listed nor followed.
+    """
     folder = root.absolute()
     found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return sorted(found, key=lambda path: os.fsencode(path.relative_to(folder)))

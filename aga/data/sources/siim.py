@@ -13,7 +13,7 @@ from aga.data.schema import Region, Reject, Study
 from aga.data.sources.layouts import Layout, require_layout, table_of
 from aga.data.sources.records import files_by_stem, invalid, missing_image, records
 
-_TABLES = ("stage_2_train.csv", "train-rle.csv")
+TABLES = ("stage_2_train.csv", "train-rle.csv")
 _COLUMNS = ("ImageId", "EncodedPixels")
 _FINDING = "pneumothorax"
 _ABSENT = "-1"
@@ -53,7 +53,7 @@ class Siim:
     MAY_BE_SHOWN: ClassVar[bool] = False
     LAYOUTS: ClassVar[Sequence[Layout]] = tuple(
         Layout("siim", {table: _COLUMNS}, images="<ImageId>.dcm in any folder below")
-        for table in _TABLES
+        for table in TABLES
     )
 
     def studies(self, root: Path) -> Iterator[Study | Reject]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,8 @@ from aga.data.schema import Reject
 from aga.data.sources.layouts import table_of
 from aga.data.sources.records import Record, records
 from aga.data.sources.rsna import nih_patients
+from aga.data.sources.siim import TABLES as SIIM_TABLES
+from aga.data.sources.tables import csv_columns
 from aga.errors import DataError
 
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
@@ -27,6 +30,8 @@ _OTHERS = (
     *("Pleural Other", "Fracture", "Support Devices"),
 )
 _PER_CLASS = 200
+_TRAIN_IMAGE = re.compile(r"train/(?P<patient>[^/]+)/.+")
+_VALUES = {"": 0, "0": 0, "0.0": 0, "1": 1, "1.0": 1, "-1": -1, "-1.0": -1}
 _SHARES = {"train": Fraction(70, 100), "validation": Fraction(15, 100)}
 
 
@@ -98,20 +103,6 @@ class IdList:
         }
 
 
-def held_out_patients(lists: Mapping[str, str], home: Path) -> frozenset[str]:
-    """All patients of some lists.
-
-    Args:
-        lists: Path of each, relative to `home`, and its SHA-256.
-        home: The project's folder.
-
-    Raises:
-        DataError: A list is missing, or not the one with this hash.
-    """
-    read = (IdList.read(home / path, sha256) for path, sha256 in lists.items())
-    return frozenset(patient for one in read for patient in one.patients)
-
-
 def chexpert_5x200(root: Path, seed: int) -> IdList:
     """200 frontal training images of CheXpert for each of the five competition findings.
 
@@ -131,9 +122,10 @@ def chexpert_5x200(root: Path, seed: int) -> IdList:
     for record in _records(table_of(root, "train.csv"), columns):
         finding = _only_finding(record)
         if record.cells["Frontal/Lateral"] == "Frontal" and finding is not None:
-            path = record.cells["Path"]
-            image = path[path.index("train/") :] if "train/" in path else path
-            by_class[finding][image] = image.split("/")[1]
+            found = _TRAIN_IMAGE.search(record.cells["Path"])
+            if found is None:
+                raise _wrong(record, "Path", "train/<patient>/<study>/<image>")
+            by_class[finding][found[0]] = found["patient"]
     return _five_classes("chexpert-5x200", by_class, seed, root)
 
 
@@ -192,13 +184,15 @@ def siim_splits(root: Path, seed: int) -> IdList:
     """SIIM-ACR Pneumothorax in 70, 15 and 15 of 100 by image; its masks are rows of their own.
 
     Args:
-        root: Holds `train-rle.csv`.
+        root: Holds `stage_2_train.csv` or `train-rle.csv`; the first, where both are there.
         seed: Another seed draws other images.
 
     Raises:
         DataError: The table is missing or damaged.
     """
-    images = set(_column(table_of(root, "train-rle.csv"), "ImageId"))
+    tables = [table_of(root, name) for name in SIIM_TABLES]
+    table = next((one for one in tables if one.is_file()), tables[0])
+    images = set(_column(table, "ImageId"))
     return _three_splits("siim-70-15-15", {one: one for one in images}, seed)
 
 
@@ -245,20 +239,43 @@ BUILDERS: Mapping[str, Callable[[Path, int], IdList]] = {
 def _records(table: Path, columns: Sequence[str]) -> Iterator[Record]:
     if not table.is_file():
         raise DataError("A table is missing", where=table, fix="name its folder with --root")
+    lacking = [name for name in columns if name not in csv_columns(table)]
+    if lacking:
+        raise DataError(
+            "A table lacks a column",
+            where=table,
+            got=f"no {', '.join(lacking)}",
+            expected=", ".join(columns),
+            fix="get the table again, or name another folder with --root",
+        )
     for record in records(table, columns):
         if isinstance(record, Reject):
-            raise DataError("A record is damaged", where=record.location, got=record.reason)
+            raise DataError(
+                "A record is damaged", where=table.parent / record.location, got=record.reason
+            )
         yield record
 
 
 def _only_finding(record: Record) -> str | None:
     """The competition finding that is positive where no other finding is, or may be."""
     values = {name: record.cells[name] for name in (*COMPETITION, *_OTHERS)}
-    stated = {name: float(value or 0) for name, value in values.items()}
-    present = [name for name, value in stated.items() if value]
-    if len(present) != 1 or stated[present[0]] != 1 or present[0] not in COMPETITION:
+    wrong = next((name for name, value in values.items() if value not in _VALUES), None)
+    if wrong is not None:
+        raise _wrong(record, wrong, "1.0, 0.0, -1.0 or nothing")
+    present = [name for name, value in values.items() if _VALUES[value]]
+    if len(present) != 1 or _VALUES[values[present[0]]] != 1 or present[0] not in COMPETITION:
         return None
     return present[0]
+
+
+def _wrong(record: Record, column: str, expected: str) -> DataError:
+    """An error about a cell; the cell itself is not repeated."""
+    return DataError(
+        "A cell holds what its column does not allow",
+        where=f"{record.location}, column {column}",
+        expected=expected,
+        fix="get the table again; an edited copy may have lost or moved columns",
+    )
 
 
 def _five_classes(
@@ -302,6 +319,18 @@ def _column(table: Path, name: str) -> Iterator[str]:
     return (record.cells[name] for record in _records(table, (name,)))
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            "A list is not UTF-8",
+            where=file,
+            got=f"the byte {error.object[error.start]:#x} at {error.start}",
+            fix="get the file again, or save it as UTF-8",
+        ) from error
+
+
 def _covidx_images(root: Path, split: str) -> Iterator[tuple[str, str]]:
     found = sorted(root.glob(f"{split}*.txt"))
     if len(found) != 1:
@@ -311,7 +340,7 @@ def _covidx_images(root: Path, split: str) -> Iterator[tuple[str, str]]:
             got=", ".join(path.name for path in found) or "none",
             expected=f"one file {split}*.txt",
         )
-    for number, line in enumerate(found[0].read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(_text(found[0]).splitlines(), 1):
         words = line.split()
         if len(words) < 4:
             raise DataError(

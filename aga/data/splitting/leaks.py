@@ -11,15 +11,17 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Int64
+from pydantic import model_validator
 
 from aga.config import Config
 from aga.data.schema import Split
-from aga.data.splitting.id_lists import held_out_patients
+from aga.data.splitting.id_lists import IdList
 from aga.data.splitting.near_duplicates import HashedImages, near_duplicates
+from aga.data.splitting.patients import HeldOut, listed_patients
 from aga.data.splitting.trained_on import TrainedOn
 from aga.data.studies import StudyDataset
 from aga.errors import DataError
@@ -40,11 +42,20 @@ class LeakConfig(Config):
     Attributes:
         lists: Id lists, as `workflows/id_lists.py` writes them, each with its SHA-256: their
             patients are put into the test split, and refused anywhere else.
+        elsewhere: Those of them that need not name any patient of the source at hand.
         against: Other prepared folders: nothing that is learned may be in their test splits.
     """
 
     lists: dict[str, str]
+    elsewhere: list[str]
     against: list[str]
+
+    @model_validator(mode="after")
+    def _elsewhere_is_listed(self) -> Self:
+        unknown = [name for name in self.elsewhere if name not in self.lists]
+        if unknown:
+            raise ValueError(f"elsewhere: {unknown[0]} is not in lists")
+        return self
 
 
 class Leak(NamedTuple):
@@ -66,7 +77,7 @@ class Side:
     """Some rows of a prepared folder."""
 
     studies: StudyDataset
-    rows: Int64[np.ndarray, "rows"]
+    rows: Int64[np.ndarray, " rows"]
 
     @classmethod
     def of(cls, studies: StudyDataset, *splits: Split) -> Side:
@@ -89,6 +100,24 @@ class Side:
 def _issuer(source: str) -> str:
     """The source whose patient identifiers a source shares; by default its own."""
     return {"chexpert_plus": "chexpert", "rsna": "nih14"}.get(source, source)
+
+
+def held_out_lists(config: LeakConfig, home: Path) -> list[HeldOut]:
+    """The test lists that settings name.
+
+    Args:
+        config: Their paths, relative to `home`, and hashes.
+        home: The project's folder.
+
+    Raises:
+        DataError: A list is missing, or not the one with this hash.
+    """
+    return [
+        HeldOut(
+            path, frozenset(IdList.read(home / path, sha256).patients), path in config.elsewhere
+        )
+        for path, sha256 in config.lists.items()
+    ]
 
 
 def find_leaks(learned: Side, tested: Side, *, near: bool = True) -> list[Leak]:
@@ -149,7 +178,7 @@ def refuse_leaks(studies: StudyDataset, config: LeakConfig, home: Path) -> None:
     """
     _refuse(leaks_within(studies), "Two splits share what must be in one", studies)
     learned = Side.of(studies, "train", "validation")
-    listed = held_out_patients(config.lists, home)
+    listed = listed_patients(held_out_lists(config, home))
     found = [
         int(row)
         for row, patient in zip(learned.rows, learned.values("patient_id"), strict=True)

@@ -61,7 +61,7 @@ class HashedImages:
 
     folder: Path
     shape: tuple[int, int, int]
-    rows: Int64[np.ndarray, "rows"]
+    rows: Int64[np.ndarray, " rows"]
     words: UInt64[np.ndarray, "rows words"]
 
     @classmethod

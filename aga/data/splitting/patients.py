@@ -31,6 +31,26 @@ class SplitRow:
     labels: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A test list.
+
+    Attributes:
+        name: What it is called.
+        patients: Its patients.
+        elsewhere: Whether they may all be patients of other sources.
+    """
+
+    name: str
+    patients: frozenset[str]
+    elsewhere: bool = False
+
+
+def listed_patients(held_out: Iterable[HeldOut]) -> frozenset[str]:
+    """All patients of some lists."""
+    return frozenset().union(*(one.patients for one in held_out))
+
+
 _DIGEST = 16  # bytes, of which no two images share all
 Copies = Sequence[tuple[SplitRow, SplitRow]]
 """Pairs of rows whose images are near duplicates."""

@@ -19,7 +19,14 @@ from pydantic import Field, model_validator
 
 from aga.config import Config
 from aga.data.schema import SPLITS, Split
-from aga.data.splitting.patients import Copies, SplitRow, patient_groups, separated_repeats
+from aga.data.splitting.patients import (
+    Copies,
+    HeldOut,
+    SplitRow,
+    listed_patients,
+    patient_groups,
+    separated_repeats,
+)
 from aga.data.splitting.stratify import stratified
 from aga.errors import DataError
 
@@ -35,6 +42,8 @@ class SplitConfig(Config):
             k - 1 test every patient once.
         stratify: Labels whose share of the rows is kept nearly equal in all splits; None balances
             the rows alone.
+        conflicts: What becomes of a patient or image in two of the source's own splits: `refuse`
+            stops the stage, `keep_test` rejects the rows of the less strict split.
         near_duplicates: Whether copies of an image that are not equal to it `link` their patients
             as equal images do, or whether they are not looked for (`ignore`).
     """
@@ -44,6 +53,7 @@ class SplitConfig(Config):
     test: float = Field(gt=0, lt=1)
     fold: int = Field(ge=0)
     stratify: Annotated[list[str], Field(min_length=1)] | None
+    conflicts: Literal["refuse", "keep_test"]
     near_duplicates: Literal["link", "ignore"]
 
     @model_validator(mode="after")
@@ -62,7 +72,7 @@ def assign_splits(
     config: SplitConfig,
     seed: int,
     copies: Copies = (),
-    held_out: AbstractSet[str] = frozenset(),
+    held_out: Sequence[HeldOut] = (),
 ) -> list[Split]:
     """The split of each row: a list's or the source's own, or by the order of the patients' hashes.
 
@@ -80,28 +90,24 @@ def assign_splits(
         config: Shares of the rows.
         seed: Another seed gives another split.
         copies: Near duplicates, which link their patients.
-        held_out: Patients of a test list: they and all who are linked to them are tested, and where
+        held_out: Test lists: their patients and all who are linked to them are tested, and where
             the source has no splits nobody else is.
 
     Raises:
         DataError: Only some rows have a split of their own; an image or its copy is in two given
-            splits; no row has a label to stratify by; none is held out; or there are too few
-            patients for the shares.
+            splits; no row has a label to stratify by; a list matches nobody; or a split has no
+            patient, unless the source gives `test` to all.
     """
     group_of = patient_groups(chain(rows, links), copies)
-    listed = {group_of[patient] for patient in held_out & group_of.keys()}
-    if held_out and not listed:
-        raise DataError(
-            "No row is of a patient of the lists in leaks.lists",
-            got=f"{len(held_out)} listed patients, {len(group_of)} patients in the source",
-            expected="identifiers as the source states them",
-            fix="build the list from the same source, or take it out of leaks.lists",
-        )
+    _refuse_unmatched(held_out, group_of)
+    listed = {group_of[one] for one in listed_patients(held_out) & group_of.keys()}
     given = [row.given for row in rows if row.given is not None]
     if given:
         _refuse_partly_given(rows)
         _refuse_separated(chain(rows, links), copies, group_of, listed)
-        return _with_given(rows, given, group_of, listed, config, seed)
+        splits = _with_given(rows, given, group_of, listed, config, seed)
+        _refuse_empty_given(splits)
+        return splits
     counts = _group_counts(rows, group_of, config.stratify)
     split_of = _placed(counts, config, seed, listed)
     _refuse_empty(Counter(split_of.values()), len(split_of))
@@ -240,8 +246,34 @@ def _refuse_separated(
             where="; ".join(f"{one.location} {one.detail}" for one in separated[:5]),
             got=f"{len(separated)} such rows",
             expected="rows with identical pixels, and near duplicates, in one split",
-            fix="put them in one split, or remove the column and let `prepare` split; for near "
-            "duplicates alone, `prepare.split.near_duplicates: ignore` accepts them",
+            fix="`prepare.split.conflicts: keep_test` keeps what the stricter split has; for near "
+            "duplicates alone, `prepare.split.near_duplicates: ignore` accepts both",
+        )
+
+
+def _refuse_unmatched(held_out: Sequence[HeldOut], group_of: Mapping[str, str]) -> None:
+    for one in held_out:
+        if not one.elsewhere and not one.patients & group_of.keys():
+            raise DataError(
+                f"No row is of a patient of the list {one.name}",
+                got=f"{len(one.patients)} listed patients, {len(group_of)} patients in the source",
+                expected="identifiers as the source states them",
+                fix="build the list from the same source, take it out of leaks.lists, or name it "
+                "in leaks.elsewhere, too, where it is meant for another one",
+            )
+
+
+def _refuse_empty_given(splits: Sequence[Split]) -> None:
+    """All rows may be tested: a set that only measures."""
+    counts = Counter(splits)
+    empty = [split for split in SPLITS if not counts[split]]
+    if empty and set(counts) != {"test"}:
+        raise DataError(
+            f"The source's splits leave none for the split {empty[0]}",
+            got=", ".join(f"{counts[split]} rows of {split}" for split in SPLITS),
+            expected="rows of each; or all of test, in data that only measure",
+            fix="give some patients that split, or give no splits and let `prepare` draw them; "
+            "leaks.lists and rejected rows may have emptied it",
         )
 
 

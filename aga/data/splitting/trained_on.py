@@ -48,8 +48,8 @@ class TrainedOn:
 
     pixels: UInt8[np.ndarray, "rows bytes"]
     words: UInt64[np.ndarray, "rows words"]
-    learned: Bool[np.ndarray, "rows"]
-    own: Bool[np.ndarray, "rows"]
+    learned: Bool[np.ndarray, " rows"]
+    own: Bool[np.ndarray, " rows"]
     studies_sha256: str
     complete: bool = True
 
@@ -182,6 +182,6 @@ def _digests(studies: StudyDataset) -> UInt8[np.ndarray, "rows bytes"]:
     return np.frombuffer(bytes.fromhex(digits), np.uint8).reshape(-1, _DIGEST)
 
 
-def _is_in(digests: np.ndarray, known: np.ndarray) -> Bool[np.ndarray, "rows"]:
+def _is_in(digests: np.ndarray, known: np.ndarray) -> Bool[np.ndarray, " rows"]:
     of_rows = {digest.tobytes() for digest in known}
     return np.fromiter((digest.tobytes() in of_rows for digest in digests), bool, len(digests))

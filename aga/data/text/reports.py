@@ -92,7 +92,7 @@ class ParsedReport:
     """
 
     text: str
-    offsets: Int32[np.ndarray, "characters"]
+    offsets: Int32[np.ndarray, " characters"]
     section: str
     dropped: Counter[str] = field(default_factory=Counter)
 

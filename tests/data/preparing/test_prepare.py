@@ -16,7 +16,8 @@ from PIL import Image
 from raw_folders import Rows
 
 from aga.data.pixels.images import decode_image, prepare_image
-from aga.data.preparing.prepare import PrepareConfig, PrepareSummary, check, prepare
+from aga.data.preparing.checking import check
+from aga.data.preparing.prepare import PrepareConfig, PrepareSummary, prepare
 from aga.data.schema import IMAGES, MANIFEST, REJECTS, SPLITS, TOKENS
 from aga.data.sources.manifest import Manifest, ManifestConfig
 from aga.data.studies import StudyDataset

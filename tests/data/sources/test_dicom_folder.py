@@ -117,7 +117,11 @@ def test_the_number_of_a_file_is_that_of_the_documented_command(root: Path) -> N
     for place in ("CANARY_NAME_0/1.dcm", "CANARY_NAME_0.1/2.dcm", "a b/3.dcm", "Z/4.dcm"):
         (root / place).parent.mkdir(exist_ok=True)
         (root / place).write_bytes(b"no DICOM file")
-    command = "find . -type f | LC_ALL=C sort"
+    (root / "A/link.dcm").parent.mkdir()
+    (root / "A/link.dcm").symlink_to(root / "Z/4.dcm")
+    (root / "A/gone.dcm").symlink_to(root / "nowhere")
+    (root / "A/folder").symlink_to(root / "Z")
+    command = "find . ! -xtype d | LC_ALL=C sort"
     listed = subprocess.check_output(command, shell=True, cwd=root, text=True).splitlines()
     numbers = [i for i, name in enumerate(listed, start=1) if name.endswith(".dcm")]
     assert {location for location, *_ in rejects(root)} == {f"file {n}" for n in numbers}

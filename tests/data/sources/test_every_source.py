@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from trees import TREES, Tree
 
-from aga.data.preparing.prepare import check
+from aga.data.preparing.checking import check
 from aga.data.schema import Reject
 from aga.data.sources import SOURCES, open_source, read_studies
 from aga.data.sources.base import Source

@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from aga.data.splitting.id_lists import BUILDERS, COMPETITION, IdList, held_out_patients
+from aga.data.splitting.id_lists import BUILDERS, COMPETITION, IdList
+from aga.data.splitting.leaks import LeakConfig, held_out_lists
+from aga.data.splitting.patients import HeldOut
 from aga.errors import DataError
 from workflows import id_lists
 
@@ -208,14 +211,21 @@ def test_a_list_is_known_by_its_hash(tmp_path: Path) -> None:
     one = IdList("mine", 0, {"a": ["x", "y"]}, ["p", "q"])
     one.write(tmp_path / "lists/one.json")
     assert IdList.read(tmp_path / "lists/one.json") == one
-    assert held_out_patients({"lists/one.json": one.sha256}, tmp_path) == {"p", "q"}
+    config = LeakConfig(lists={"lists/one.json": one.sha256}, elsewhere=[], against=[])
+    assert held_out_lists(config, tmp_path) == [
+        HeldOut("lists/one.json", frozenset({"p", "q"}), elsewhere=False)
+    ]
+    elsewhere = config.model_copy(update={"elsewhere": ["lists/one.json"]})
+    assert held_out_lists(elsewhere, tmp_path)[0].elsewhere
+    with pytest.raises(ValidationError, match=r"elsewhere: two.json is not in lists"):
+        LeakConfig(lists={}, elsewhere=["two.json"], against=[])
     content = json.loads((tmp_path / "lists/one.json").read_text())
     content["patients"] = ["p"]
     (tmp_path / "lists/one.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="another one"):
         IdList.read(tmp_path / "lists/one.json")
     with pytest.raises(DataError, match="another one"):
-        held_out_patients({"lists/one.json": one.sha256}, tmp_path)
+        held_out_lists(config, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"sha256": "x", "name": "y"}'])
@@ -236,6 +246,47 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
         BUILDERS["chexpert-5x200"](tmp_path, 0)
     with pytest.raises(DataError, match=r"one file train\*\.txt|one file test\*\.txt"):
         BUILDERS["covidx"](tmp_path, 0)
+
+
+@pytest.mark.parametrize("cell", ["positive", "2.0", "1,0", "nan"])
+def test_a_label_that_is_none_is_named_by_line_and_column(cell: str, tmp_path: Path) -> None:
+    table = chexpert_table(20)
+    table[3]["Edema"] = cell
+    write(tmp_path / "train.csv", table)
+    with pytest.raises(DataError, match=r"train\.csv:5, column Edema") as error:
+        BUILDERS["chexpert-5x200"](tmp_path, 0)
+    assert repr(cell) not in str(error.value)
+
+
+def test_damaged_tables_are_errors_that_name_file_and_column(tmp_path: Path) -> None:
+    table = chexpert_table(20)
+    first = next(
+        n for n, row in enumerate(table) if eligible(row) and row["Path"][-11:-4] != "lateral"
+    )
+    write(tmp_path / "train.csv", [*table[:first], {**table[first], "Path": "view1.jpg"}])
+    with pytest.raises(DataError, match=rf"train\.csv:{first + 2}, column Path"):
+        BUILDERS["chexpert-5x200"](tmp_path, 0)
+    write(tmp_path / "train.csv", [{k: v for k, v in row.items() if k != "Edema"} for row in table])
+    with pytest.raises(DataError, match=r"(?s)lacks a column.*train\.csv.*no Edema"):
+        BUILDERS["chexpert-5x200"](tmp_path, 0)
+    (tmp_path / "train_COVIDx.txt").write_text("1 a.png positive cohen\n")
+    (tmp_path / "test_COVIDx.txt").write_bytes("1 a.png n\u00e9gative cohen\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"(?s)not UTF-8.*test_COVIDx\.txt.*0xe9"):
+        BUILDERS["covidx"](tmp_path, 0)
+
+
+@pytest.mark.parametrize("name", ["stage_2_train.csv", "train-rle.csv", "stage_2_train.csv.gz"])
+def test_siim_is_read_from_whichever_table_there_is(name: str, tmp_path: Path) -> None:
+    write(tmp_path / name, boxes_table("ImageId"))
+    found = BUILDERS["siim"](tmp_path, 0)
+    assert {split: len(ids) for split, ids in found.ids.items()} == {
+        "train": 140,
+        "validation": 30,
+        "test": 30,
+    }
+    (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=r"(?s)missing.*stage_2_train\.csv"):
+        BUILDERS["siim"](tmp_path, 0)
 
 
 def test_the_workflow_prints_the_setting(

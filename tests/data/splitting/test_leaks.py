@@ -35,15 +35,16 @@ from aga.data.splitting.leaks import (
     refuse_leaks,
     shared_reports,
 )
+from aga.data.splitting.patients import HeldOut
 from aga.data.splitting.trained_on import TrainedOn
 from aga.data.studies import MANIFEST_FILE, StudyDataset
 from aga.errors import DataError
 from aga.evaluation import EvaluationConfig, evaluate
 from aga.objectives import ObjectiveConfig
 from workflows import evaluate as evaluate_workflow
-from workflows import leakcheck, pretrain
+from workflows import leakcheck, pretrain, tune_gates
 
-NOTHING = LeakConfig(lists={}, against=[])
+NOTHING = LeakConfig(lists={}, elsewhere=[], against=[])
 ROOT = Path(__file__).parents[3]
 PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 Save = Callable[[Rows], Path]
@@ -155,18 +156,73 @@ def test_listed_patients_are_never_learned_from(
     learned = plain.column("patient_id")[first_of(plain, "train")].as_py()
     ids = IdList("mine", 0, {"all": ["an image"]}, [learned])
     ids.write(tmp_path / "lists/mine.json")
-    config = LeakConfig(lists={"lists/mine.json": ids.sha256}, against=[])
+    config = LeakConfig(lists={"lists/mine.json": ids.sha256}, elsewhere=[], against=[])
     with pytest.raises(DataError, match=r"(?s)test list are learned from.*2 rows.*leaks.lists"):
         refuse_leaks(plain, config, tmp_path)
-    held_out = prepared(tmp_path / "held out", held_out=frozenset({learned}))
+    held_out = prepared(tmp_path / "held out", held_out=[HeldOut("mine", frozenset({learned}))])
     refuse_leaks(held_out, config, tmp_path)
     tested = held_out.column("patient_id").take(held_out.rows("test")).to_pylist()
     assert tested == [learned, learned]  # both of its images, not only one that is listed
-    wrong = LeakConfig(lists={"lists/mine.json": "0" * 64}, against=[])
+    wrong = LeakConfig(lists={"lists/mine.json": "0" * 64}, elsewhere=[], against=[])
     with pytest.raises(DataError, match="another one"):
         refuse_leaks(held_out, wrong, tmp_path)
-    with pytest.raises(DataError, match="No row is of a patient"):
-        prepared(tmp_path / "none", held_out=frozenset({"17"}))
+    lists = [HeldOut("mine", frozenset({learned})), HeldOut("other.json", frozenset({"17"}))]
+    with pytest.raises(DataError, match=r"(?s)No row is of .*other.json.*leaks.elsewhere"):
+        prepared(tmp_path / "none", held_out=lists)
+    lists[1] = replace(lists[1], elsewhere=True)
+    meant = prepared(tmp_path / "meant", held_out=lists)
+    assert meant.info.sha256 == held_out.info.sha256
+
+
+def test_a_listed_patient_in_two_given_splits_is_tested(
+    raw: Rows, prepared: Callable[..., StudyDataset], tmp_path: Path
+) -> None:
+    for number, row in enumerate(raw):
+        row["split"] = ("train", "train", "validation", "test")[number // 2 % 4]
+    raw[1]["split"] = "test"
+    raw[6]["image"] = raw[0]["image"]  # in the test split, of another patient
+    listed = [HeldOut("mine", frozenset({str(raw[0]["patient_id"])}))]
+    with pytest.raises(DataError, match=r"(?s)patient in two splits.*keep_test"):
+        prepared(tmp_path / "unlisted")
+    studies = prepared(tmp_path / "listed", held_out=listed)
+    tested = set(studies.column("patient_id").take(studies.rows("test")).to_pylist())
+    assert {raw[0]["patient_id"], raw[6]["patient_id"]} <= tested
+    assert leaks_within(studies) == []
+    assert studies.info.rows == len(raw)
+
+
+def test_what_two_official_splits_share_is_kept_in_the_stricter_one(
+    raw: Rows, prepared: Callable[..., StudyDataset], tmp_path: Path
+) -> None:
+    """A patient, an image and a near duplicate, in either order; nothing else is lost."""
+    for number, row in enumerate(raw):
+        row["split"] = ("train", "train", "validation", "test")[number // 2 % 4]
+    raw[6]["image"] = raw[0]["image"]  # test, and before it train
+    raw[8]["image"], raw[8]["text"] = raw[7]["image"], raw[7]["text"]  # test, and then train
+    raw[12]["image"] = mirrored(tmp_path / "raw", raw[10]["image"], "images/copy.jpg")
+    raw[3]["split"] = "validation"  # of a patient in train
+    keep = {"conflicts": "keep_test"}
+    with pytest.raises(DataError, match="patient in two splits"):
+        prepared(tmp_path / "refused")
+    studies = prepared(tmp_path / "kept", split=keep)
+    assert leaks_within(studies) == []
+    rejects = pq.read_table(tmp_path / "kept/rejects.parquet").to_pylist()
+    lost = {(one["location"], one["reason"]) for one in rejects}
+    assert lost == {
+        (f"pairs.csv:{2 + 2 * row}", reason)
+        for row, reason in {
+            0: "image in two splits",
+            2: "patient in two splits",
+            8: "image in two splits",
+            10: "image in two splits",
+        }.items()
+    }
+    details = {one["location"]: one["detail"] for one in rejects}
+    assert details["pairs.csv:22"] == "in train; pairs.csv:26 has a near duplicate in validation"
+    assert studies.info.rows == len(raw) - 4
+    assert len(studies.images(tmp_path / "cache")) == studies.info.rows
+    again = prepared(tmp_path / "again", split=keep)
+    assert again.info.sha256 == studies.info.sha256
 
 
 # At the start of training
@@ -207,7 +263,7 @@ def test_a_planted_near_duplicate_is_refused(
         refuse_leaks(studies, NOTHING, tmp_path)
 
 
-@pytest.mark.parametrize("stage", [pretrain, evaluate_workflow])
+@pytest.mark.parametrize("stage", [pretrain, tune_gates, evaluate_workflow])
 def test_the_stages_begin_with_the_check(stage: ModuleType, tmp_path: Path) -> None:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     studies = write_studies(tmp_path / "data/studies", phantom_rows(60))
@@ -222,7 +278,7 @@ def test_what_another_folder_tests_is_not_learned(
 ) -> None:
     studies = prepared(tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    config = LeakConfig(lists={}, against=["two"])
+    config = LeakConfig(lists={}, elsewhere=[], against=["two"])
     refuse_leaks(studies, config, tmp_path)  # its test split is that of the other
     row = first_of(studies, "train")
     two = tamper(StudyDataset.open(tmp_path / "two"), row, split="test")
@@ -232,7 +288,7 @@ def test_what_another_folder_tests_is_not_learned(
         refuse_leaks(studies, config, tmp_path)
     assert find_leaks(Side.of(two, "test"), Side.of(studies, "test"))
     with pytest.raises(DataError, match="no prepared studies"):
-        refuse_leaks(studies, LeakConfig(lists={}, against=["three"]), tmp_path)
+        refuse_leaks(studies, LeakConfig(lists={}, elsewhere=[], against=["three"]), tmp_path)
 
 
 @pytest.mark.parametrize(

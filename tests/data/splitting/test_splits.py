@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,12 +13,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aga.data.schema import SPLITS, Split
-from aga.data.splitting.patients import SplitRow, patient_groups
+from aga.data.splitting.patients import HeldOut, SplitRow, patient_groups
 from aga.data.splitting.splits import SplitConfig, assign_splits, sample_rows
 from aga.errors import DataError
 
 DEFAULTS = {"train": 0.7, "validation": 0.1, "test": 0.2, "fold": 0}
-DEFAULTS |= {"stratify": None, "near_duplicates": "link"}
+DEFAULTS |= {"stratify": None, "conflicts": "refuse", "near_duplicates": "link"}
 
 
 def shares(**changes: object) -> SplitConfig:
@@ -96,7 +97,10 @@ def test_validation_is_drawn_from_the_training_patients_where_none_is_given(
 ) -> None:
     """Patients and images of odd numbers are the official test split."""
     rows = [row(2 * p, 2 * i, "train") for p, i in owned] + [row(1, 1, "test"), row(3, 3, "test")]
-    splits = assign_splits(rows, [], SHARES, seed)
+    try:
+        splits = assign_splits(rows, [], SHARES, seed)
+    except DataError:
+        assume(False)
     placed = list(zip(rows, splits, strict=True))
     assert all((one.given == "test") == (split == "test") for one, split in placed)
     for identity in ("patient_id", "pixel_sha256"):
@@ -125,6 +129,23 @@ def test_given_splits_that_separate_an_image_are_an_error() -> None:
 def test_splits_given_for_some_rows_only_are_an_error() -> None:
     with pytest.raises(DataError, match=r"(?s)Some rows.*table.csv:2.*1 of 2"):
         assign_splits([row(1, 1, "train"), row(2, 2)], [], SHARES, 0)
+
+
+@pytest.mark.parametrize("missing", SPLITS)
+def test_given_splits_that_leave_one_empty_are_an_error(missing: Split) -> None:
+    """But for validation, which is drawn from enough training patients."""
+    rows = [row(n, n, split) for n, split in enumerate(SPLITS) if split != missing]
+    with pytest.raises(DataError, match=rf"(?s)none for the split {missing}.*0 rows of {missing}"):
+        assign_splits(rows, [], SHARES, 0)
+    alone = [one for one in rows if one.given == "test"]
+    if alone:
+        assert assign_splits(alone, [], SHARES, 0) == ["test"], "data that only measure"
+
+
+def test_lists_that_empty_a_given_split_are_an_error() -> None:
+    rows = [row(n, n, SPLITS[n % 3]) for n in range(3)]
+    with pytest.raises(DataError, match=r"(?s)none for the split validation.*leaks.lists"):
+        assign_splits(rows, [], SHARES, 0, held_out=[HeldOut("mine", frozenset({"1"}))])
 
 
 def test_too_few_patients_are_an_error() -> None:
@@ -198,7 +219,9 @@ def test_given_splits_that_separate_near_duplicates_are_an_error() -> None:
 def test_listed_patients_and_who_is_linked_to_them_are_all_that_is_tested() -> None:
     rows = [row(number // 2, number) for number in range(200)]
     copies = [(rows[0], rows[50])]  # patients 0 and 25
-    splits = assign_splits(rows, [], SHARES, 0, copies, held_out={"0", "7"})
+    splits = assign_splits(
+        rows, [], SHARES, 0, copies, held_out=[HeldOut("mine", frozenset({"0", "7"}))]
+    )
     tested = {row.patient_id for row, split in zip(rows, splits, strict=True) if split == "test"}
     assert tested == {"0", "7", "25"}
     assert abs(splits.count("validation") - 194 / 8) <= 2
@@ -206,14 +229,19 @@ def test_listed_patients_and_who_is_linked_to_them_are_all_that_is_tested() -> N
 
 def test_listed_patients_are_tested_whatever_the_source_gives() -> None:
     rows = [row(n, n, SPLITS[n % 3]) for n in range(9)]
-    splits = assign_splits(rows, [], SHARES, 0, held_out={"0", "elsewhere"})
+    splits = assign_splits(
+        rows, [], SHARES, 0, held_out=[HeldOut("mine", frozenset({"0", "elsewhere"}))]
+    )
     assert splits == ["test", *(SPLITS[n % 3] for n in range(1, 9))]
 
 
 def test_a_list_that_names_nobody_is_an_error() -> None:
     rows = [row(number, number) for number in range(20)]
-    with pytest.raises(DataError, match=r"(?s)No row is of a patient of.*1 listed.*20 pat"):
-        assign_splits(rows, [], SHARES, 0, held_out={"patient00001"})
+    lists = [HeldOut("one.json", frozenset({"3"})), HeldOut("two.json", frozenset({"p00001"}))]
+    with pytest.raises(DataError, match=r"(?s)No row is of .* list two.json.*1 listed.*20 pat"):
+        assign_splits(rows, [], SHARES, 0, held_out=lists)
+    lists[1] = replace(lists[1], elsewhere=True)
+    assert assign_splits(rows, [], SHARES, 0, held_out=lists).count("test") == 1
 
 
 LABELS = ("rare", "common", "usual")

@@ -17,7 +17,7 @@ import torch
 from fixtures.studies import phantom_rows, write_studies
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BertTokenizerFast
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from aga.data.schema import TOKENS
 from aga.data.shards import image_shards
