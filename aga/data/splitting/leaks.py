@@ -19,7 +19,7 @@ from pydantic import model_validator
 
 from aga.config import Config
 from aga.data.schema import Split
-from aga.data.splitting.id_lists import IdList
+from aga.data.splitting.id_list import IdList
 from aga.data.splitting.near_duplicates import HashedImages, near_duplicates
 from aga.data.splitting.patients import HeldOut, listed_patients
 from aga.data.splitting.trained_on import TrainedOn

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from aga.data.splitting.id_lists import BUILDERS, COMPETITION, IdList
+from aga.data.splitting.id_list import IdList
+from aga.data.splitting.id_lists import BUILDERS, COMPETITION
 from aga.data.splitting.leaks import LeakConfig, held_out_lists
 from aga.data.splitting.patients import HeldOut
 from aga.errors import DataError

@@ -23,7 +23,7 @@ from aga.bundle import load_bundle, save_bundle
 from aga.data.preparing.prepare import PrepareConfig, prepare
 from aga.data.schema import MANIFEST
 from aga.data.sources.manifest import Manifest
-from aga.data.splitting.id_lists import IdList
+from aga.data.splitting.id_list import IdList
 from aga.data.splitting.leaks import (
     Leak,
     LeakConfig,
