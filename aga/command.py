@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +39,20 @@ def run(main: Callable[[], int | None]) -> None:
     """Run a script's `main` to the end of the process; an error of the user's is one message."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        sys.exit(main())
+        status = main()
+        sys.stdout.flush()
     except AgaError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush
+        sys.exit(128 + signal.SIGPIPE)  # as other tools end before `head`
+    sys.exit(status)
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of our output is gone, and not that of another pipe of ours."""
+    reader = select.poll()
+    reader.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in reader.poll(0))

@@ -92,7 +92,7 @@ def measured(name: str, paths: list[Path], patients: list[str], folder: Path) ->
     decoding = time.perf_counter() - start
     everything = _stored(folder / "all", images)
     start = time.perf_counter()
-    found = near_duplicates(everything)
+    found = list(near_duplicates(everything))
     of_others = [pair for pair in found if patients[pair.first] != patients[pair.second]]
     yield {
         "data": name,

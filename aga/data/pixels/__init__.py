@@ -1,5 +1,5 @@
 """One image file to 8 bits, fitted to a square: DICOM, what Pillow reads, and perceptual hashes.
 
-Knows no source, report or split. Imports: `aga.errors`, `aga.config`; pydicom and codecs only where
-a file needs them.
+Knows no source, report or split. Imports: `aga.errors`, `aga.config`, `aga.data.workers`; pydicom
+and codecs only where a file needs them.
 """

@@ -8,14 +8,13 @@ follow from the one that is kept, but for the few frequencies that lie near the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
 from PIL import Image
 
+from aga.data.workers import cores, in_order
 from aga.errors import DataError
 
 SIDE = 16
@@ -104,20 +103,32 @@ def close_pairs(
         Numbers in `first` and `second`, the distance in bits, and the orientation that brings the
         image of the first onto that of the second; in rising order.
     """
+    found = list(close_pair_blocks(first, second, radius))
+    return np.concatenate(found) if found else np.empty((0, 4), np.int64)
+
+
+def close_pair_blocks(
+    first: UInt64[np.ndarray, "m words"],
+    second: UInt64[np.ndarray, "n words"] | None,
+    radius: int,
+) -> Iterator[Int64[np.ndarray, "pairs 4"]]:
+    """The pairs of `close_pairs` in pieces, none of them empty: few are in memory at a time."""
     others = first if second is None else second
     columns = [np.ascontiguousarray(others[:, word]) for word in range(WORDS)]
     blocks = range(0, len(first), _ROWS)
 
-    def compare(start: int) -> list[np.ndarray]:
+    def compare(start: int) -> np.ndarray:
         block = oriented_words(first[start : start + _ROWS])
         lowest = start if second is None else 0
-        return list(_close_in_block(block, columns, start, lowest, radius, second is None))
+        found = list(_close_in_block(block, columns, start, lowest, radius, second is None))
+        return _closest(np.concatenate(found)) if found else np.empty((0, 4), np.int64)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = [pairs for some in pool.map(compare, blocks) for pairs in some]
-    if not found:
-        return np.empty((0, 4), np.int64)
-    pairs = np.concatenate(found)
+    for pairs in in_order(compare, blocks, cores()):
+        if len(pairs):
+            yield pairs
+
+
+def _closest(pairs: np.ndarray) -> np.ndarray:
     # A pair may be close in several orientations: the closest stands first and is kept.
     pairs = pairs[np.lexsort((pairs[:, 3], pairs[:, 2], pairs[:, 1], pairs[:, 0]))]
     is_first = np.ones(len(pairs), bool)

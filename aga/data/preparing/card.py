@@ -1,10 +1,10 @@
 """The data card: what a prepared folder holds, in numbers that name nobody.
 
 A page for the people who decide about a data set. It has no text, no image and no identifier. A
-number that stands for fewer than `min_patients` patients is not shown, and neither is the name of
-such a group: a view or a finding that one patient has may be that patient's name. All other numbers
-are rounded to a multiple of `min_patients`, so that none can be found by subtraction. Sources that
-may be shown are shown exactly.
+number that stands for fewer than `min_patients` patients (of rejects, whose patients are not known,
+rows) is not shown, and neither is the name of such a group: a view or a finding that one patient
+has may be that patient's name. All other numbers are rounded to a multiple of `min_patients`, so
+that none can be found by subtraction. Sources that may be shown are shown exactly.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from aga.config import Config
 from aga.data.schema import SPLITS
 from aga.data.shards import image_shards, read_pixels
 from aga.data.studies import REJECTS_FILE, StudyDataset
+from aga.data.text.boilerplate import KINDS
 
 BINS = 32  # of the intensity histogram
 NOT_STATED = "not stated"
@@ -148,7 +149,7 @@ def contents(dataset: StudyDataset, config: CardConfig) -> dict[str, Any]:
     ]
     return {
         "info": dataset.info,
-        "settings": json.dumps(dict(dataset.info.config), indent=1, ensure_ascii=False),
+        "settings": json.dumps(_settings(dataset.info.config), indent=1, ensure_ascii=False),
         "least": discretion.least,
         "tables": [table for table in tables if table.rows or table.left_out],
         "histograms": list(_histograms(dataset, groups)),
@@ -236,7 +237,18 @@ def _rejects(dataset: StudyDataset, discretion: Discretion) -> Table:
     counts = pc.value_counts(pq.read_table(dataset.folder / REJECTS_FILE)["reason"]).to_pylist()
     ordered = sorted(((one["counts"], one["values"]) for one in counts), reverse=True)
     rows = [(reason, [discretion.shown(count, count)]) for count, reason in ordered]
-    return Table("Rows that are not used", ["rows"], rows)
+    return Table("Rows that are not used; of how many patients is not known", ["rows"], rows)
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As they are, but for the phrases of `drop_sentences`, which may hold names: their number."""
+    report = dict(config.get("report", {}))
+    if "drop_sentences" in report:
+        kinds = [entry for entry in report["drop_sentences"] if entry in KINDS]
+        own = len(report["drop_sentences"]) - len(kinds)
+        report["drop_sentences"] = [*kinds, *([f"{own} phrases that are not shown"] if own else [])]
+        return {**config, "report": report}
+    return dict(config)
 
 
 def _histograms(dataset: StudyDataset, groups: _Groups) -> Iterator[Histogram]:

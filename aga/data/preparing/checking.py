@@ -70,6 +70,7 @@ class Findings:
         yield from (f"  {count:>7} {reason}" for reason, count in self.reasons.items())
         yield f"{self.repaired} rows repaired: bytes that were not UTF-8"
         yield f"{self.lost} rows with characters that were lost before"
+        yield "near duplicates are not looked for here; `prepare` looks for them"
         yield f"{sum(self.reports.values())} reports"
         yield from (f"  {count:>7} {section}" for section, count in self.reports.items())
 

@@ -37,7 +37,13 @@ from aga.data.sources.base import Source
 from aga.data.sources.layouts import require_folder
 from aga.data.splitting.conflicts import Strictest
 from aga.data.splitting.near_duplicates import HashedImages, near_duplicates
-from aga.data.splitting.patients import Copies, HeldOut, listed_patients, patient_groups
+from aga.data.splitting.patients import (
+    Copies,
+    Groups,
+    HeldOut,
+    listed_patients,
+    patient_groups,
+)
 from aga.data.splitting.splits import SplitConfig, assign_splits
 from aga.data.studies import INFO_FILE, DatasetInfo, ImageInfo
 from aga.data.text.reports import ReportConfig
@@ -93,7 +99,8 @@ class PrepareSummary:
         rows: Rows of the source; `used` plus all `rejects` and all `left_out`.
         used: Rows in the prepared folder.
         patients: Patient identifiers among them.
-        near_duplicates: Pairs of used rows whose images are copies, but not equal.
+        near_duplicates: Pairs of used images that are copies, but not equal: as many as link all
+            that are, and all those between given splits.
         linked_patients: Identifiers that share an image, or copies of one, with another one, and so
             its split.
         splits: Size of each split.
@@ -210,17 +217,27 @@ def _written(
 
 
 def _copies(folder: Path, tally: Tally, config: PrepareConfig) -> Copies:
-    """Pairs of used rows whose images are near duplicates."""
+    """Pairs of used rows whose images are near duplicates: as many as link all that are, and
+    all those between given splits."""
     if config.split.near_duplicates == "ignore":
         return []
-    size, rows = config.image.size, tally.rows
+    size, rows, words = config.image.size, tally.rows, tally.words
+    pixels = b"".join(bytes.fromhex(row.pixel_sha256) for row in rows)
+    distinct = np.sort(np.unique(np.frombuffer(pixels, "S32"), return_index=True)[1])
     images = HashedImages(
         folder,
         (size, size, config.image.channels),
-        np.arange(len(rows)),
-        tally.words,
+        distinct,
+        words[distinct],
     )
-    return [(rows[one], rows[other]) for one, other, _ in near_duplicates(images)]
+    pairs = near_duplicates(images, scratch=folder)
+    groups = Groups(len(rows))
+    found = ((one, other, rows[one], rows[other]) for one, other, _ in pairs)
+    return [
+        (first, second)
+        for one, other, first, second in found
+        if groups.link(one, other) or first.given != second.given
+    ]
 
 
 def _info(
@@ -296,7 +313,7 @@ def _summary(tally: Tally, copies: Copies, splits: list[Split], sha256: str) -> 
         rows=len(tally.rows) + tally.rejected + tally.left_out.total(),
         used=len(tally.rows),
         patients=len(used),
-        near_duplicates=sum(a.pixel_sha256 != b.pixel_sha256 for a, b in copies),
+        near_duplicates=len(copies),
         linked_patients=sum(size for size in group_sizes.values() if size > 1),
         splits={split: SplitCount(counts[split], len(ids)) for split, ids in patients.items()},
         rejects=tally.most_frequent_reasons(),

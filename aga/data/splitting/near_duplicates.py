@@ -10,16 +10,18 @@ what they take wrongly; `benchmarks/near_duplicates.py` measures both.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8, UInt64
 from PIL import Image
 
-from aga.data.pixels.perceptual import ORIENTATIONS, close_pairs, hash_words, oriented
+from aga.data.files import disk_errors
+from aga.data.pixels.perceptual import ORIENTATIONS, close_pair_blocks, hash_words, oriented
 from aga.data.shards import image_shards, read_pixels
 
 RADIUS = 32
@@ -73,30 +75,56 @@ class HashedImages:
         return cls(folder, shape, rows.astype(np.int64), hash_words(chosen))
 
 
-def near_duplicates(first: HashedImages, second: HashedImages | None = None) -> list[NearDuplicate]:
+def near_duplicates(
+    first: HashedImages, second: HashedImages | None = None, scratch: Path | None = None
+) -> Iterator[NearDuplicate]:
     """All pairs of near duplicates, equal images among them.
+
+    Candidates and what is compared of them are kept in files without a name, of which nothing is
+    left however the process ends; in memory is a block of candidates.
 
     Args:
         first: Images.
         second: Those to compare them with; None compares the first with each other.
+        scratch: Folder on whose disk the files are; by default that of TMPDIR.
 
-    Returns:
-        In rising order.
+    Yields:
+        Pairs, in rising order.
+
+    Raises:
+        DataError: That disk is full.
     """
     others = second or first
-    pairs = close_pairs(first.words, None if second is None else second.words, RADIUS)
-    if not len(pairs):
-        return []
-    with tempfile.TemporaryDirectory() as scratch:
-        ones = _Drawer.fill(first, pairs[:, 0], Path(scratch) / "first", thumbnail)
-        twos = _Drawer.fill(others, pairs[:, 1], Path(scratch) / "second", _centre)
-        similar = _similarities(pairs, ones, twos)
+    folder = scratch or Path(tempfile.gettempdir())
+    with ExitStack() as files, disk_errors(folder):
+        file = [files.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(3)]
+        sizes, seen = [], (set[int](), set[int]())
+        for pairs in close_pair_blocks(
+            first.words, None if second is None else second.words, RADIUS
+        ):
+            file[0].write(pairs.tobytes())
+            sizes.append(len(pairs))
+            seen[0].update(pairs[:, 0].tolist())
+            seen[1].update(pairs[:, 1].tolist())
+        if not sizes:
+            return
+        ones = _Drawer.fill(first, seen[0], file[1], thumbnail)
+        twos = _Drawer.fill(others, seen[1], file[2], _centre)
+        file[0].seek(0)
+        for size in sizes:
+            pairs = np.fromfile(file[0], np.int64, 4 * size).reshape(size, 4)
+            yield from _copies(pairs, ones, twos, first.rows, others.rows)
+
+
+def _copies(
+    pairs: np.ndarray, ones: _Drawer, twos: _Drawer, rows: np.ndarray, other_rows: np.ndarray
+) -> Iterator[NearDuplicate]:
+    """Those candidates that are copies."""
+    similar = _similarities(pairs, ones, twos)
     lowest, highest = SIMILARITY
     copies = similar >= lowest + (highest - lowest) * pairs[:, 2] / RADIUS
-    return [
-        NearDuplicate(int(first.rows[one]), int(others.rows[other]), float(correlation))
-        for (one, other), correlation in zip(pairs[copies, :2], similar[copies], strict=True)
-    ]
+    for (one, other), correlation in zip(pairs[copies, :2], similar[copies], strict=True):
+        yield NearDuplicate(int(rows[one]), int(other_rows[other]), float(correlation))
 
 
 def similarity(
@@ -129,22 +157,25 @@ class _Drawer:
     def fill(
         cls,
         images: HashedImages,
-        numbers: np.ndarray,
-        path: Path,
+        chosen: Collection[int],
+        file: IO[bytes],
         see: Callable[[np.ndarray], np.ndarray],
     ) -> _Drawer:
         """Read the images of these numbers once, in row order; keep what `see` makes of each."""
-        numbers = np.unique(numbers)
+        numbers = np.array(sorted(chosen))
         sample = see(np.zeros(images.shape, np.uint8))
-        values = np.memmap(path, sample.dtype, mode="w+", shape=(len(numbers), *sample.shape))
         wanted, found = images.rows[numbers], 0
         for shard in image_shards(images.folder):
             for batch in read_pixels(shard):
                 first, end = batch["row"][0].as_py(), batch["row"][-1].as_py() + 1
                 while found < len(wanted) and wanted[found] < end:
                     raw = batch["pixels"][int(wanted[found]) - first].as_buffer()
-                    values[found] = see(np.frombuffer(raw, np.uint8).reshape(images.shape))
+                    pixels = np.frombuffer(raw, np.uint8).reshape(images.shape)
+                    file.write(see(pixels).tobytes())  # a full disk is an error here, not in a map
                     found += 1
+        file.flush()
+        shape = (len(numbers), *sample.shape)
+        values = np.memmap(file, sample.dtype, mode="r", shape=shape)
         return cls(numbers, values)
 
     def of(self, numbers: np.ndarray | np.integer) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,8 @@ def test_a_source_that_may_be_shown_is_counted_exactly(tmp_path: Path) -> None:
     assert found["Pairs"] == {"pairs": expected}
     assert sum(map(int, found["Patients"]["patients"])) == 74
     assert sum(map(int, found["Views"]["PA"])) == 73
-    assert found["Rows that are not used"] == {"image blank": ["13"]}
+    rejects = "Rows that are not used; of how many patients is not known"
+    assert found[rejects] == {"image blank": ["13"]}
     effusion = [sum(map(int, found[f"Findings {which}"]["effusion"])) for which in
                 ("present", "absent")]  # fmt: skip
     assert sum(effusion) == 82
@@ -88,6 +91,17 @@ def test_the_page_names_nobody_and_loads_nothing(tmp_path: Path) -> None:
     before = out.read_bytes()
     build_card(out, dataset.folder, CONFIG)
     assert out.read_bytes() == before
+
+
+def test_phrases_of_the_settings_are_counted_not_shown(tmp_path: Path) -> None:
+    dataset = studies(tmp_path / "studies", may_be_shown=False)
+    phrases = ["notification", f"Dr. {NAME}", "signed by"]
+    info = replace(dataset.info, config={"report": {"drop_sentences": phrases}, "seed": 1})
+    settings = contents(StudyDataset(dataset.folder, info), CONFIG)["settings"]
+    assert json.loads(settings) == {
+        "report": {"drop_sentences": ["notification", "2 phrases that are not shown"]},
+        "seed": 1,
+    }
 
 
 @pytest.mark.parametrize(

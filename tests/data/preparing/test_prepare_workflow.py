@@ -79,3 +79,26 @@ def test_an_error_is_told_without_a_traceback(home: Path) -> None:
     assert done.stderr.startswith("error: The raw folder of the source is missing")
     assert "Traceback" not in done.stderr
     assert not (home / "data").exists()
+
+
+def test_a_reader_that_goes_ends_the_list_in_silence(home: Path) -> None:
+    table = home / "raw/pairs.csv"
+    head, *rows = table.read_text().splitlines()
+    bad = [row.replace("images/", "nowhere/") for row in rows]
+    repeated = [row.replace("S", f"S{turn}-", 1) for turn in range(30) for row in bad]
+    table.write_text("\n".join([head, *rows, *repeated]) + "\n")
+    command = [sys.executable, str(ROOT / "workflows/prepare.py"), "--check"]
+    process = subprocess.Popen(
+        command,
+        cwd=home,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    told = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 141
+    assert "Error" not in told
+    assert "near duplicates are not looked for" in told

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,9 +101,23 @@ def test_within_a_folder_every_pair_is_found_once(
 ) -> None:
     images = [prepared(one) for one in radiographs]
     images += [prepared(jpeg(one, 60)) for one in radiographs[:3]] + [images[5]]
-    found = near_duplicates(stored(tmp_path / "a", images))
+    found = list(near_duplicates(stored(tmp_path / "a", images)))
     assert [pair[:2] for pair in found] == [(0, 40), (1, 41), (2, 42), (5, 43)]
     assert found[-1] == NearDuplicate(5, 43, pytest.approx(1, abs=2e-3))
+
+
+def test_many_images_of_one_hash_are_compared_in_little_memory(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, (16, 16, 1), dtype=np.uint8) for _ in range(1000)]
+    alike = stored(tmp_path / "a", images)
+    alike = replace(alike, words=np.repeat(alike.words[:1], len(images), axis=0))
+    tracemalloc.start()
+    found = sum(1 for _ in near_duplicates(alike, scratch=tmp_path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == 0
+    assert peak < 40 * 2**20  # half a million candidates of 32 bytes, sorted, took 150 MiB
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_some_rows_of_a_folder(radiographs: list[Image.Image], tmp_path: Path) -> None:
@@ -110,7 +126,7 @@ def test_some_rows_of_a_folder(radiographs: list[Image.Image], tmp_path: Path) -
     rows = np.array([3, 9, 11])
     some = HashedImages(everything.folder, everything.shape, rows, everything.words[rows])
     last = HashedImages(everything.folder, everything.shape, rows[:0] + 12, everything.words[:0])
-    assert near_duplicates(some, last) == []
+    assert list(near_duplicates(some, last)) == []
     last = HashedImages(everything.folder, everything.shape, np.array([12]), everything.words[12:])
     assert [pair[:2] for pair in near_duplicates(some, last)] == [(3, 12)]
 
