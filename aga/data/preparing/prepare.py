@@ -217,8 +217,7 @@ def _written(
 
 
 def _copies(folder: Path, tally: Tally, config: PrepareConfig) -> Copies:
-    """Pairs of used rows whose images are near duplicates: as many as link all that are, and
-    all those between given splits."""
+    """Near duplicates among the used rows: what links all, and all pairs between given splits."""
     if config.split.near_duplicates == "ignore":
         return []
     size, rows, words = config.image.size, tally.rows, tally.words
