@@ -34,7 +34,7 @@ SUCCEEDED, FAILED, STOPPED = 0, 1, 130
 ENDS = {"SUCCEEDED": SUCCEEDED, "FAILED": FAILED, "STOPPED": STOPPED}
 RAY_LIMIT_MIB = 100
 """What a Ray head takes; it answers 413 to more."""
-AGENT_SECONDS = 60.0
+AGENT_SECONDS = 180.0
 """The head's agent, which takes jobs, may start after its dashboard answers."""
 AWAY_SECONDS = 300.0
 STOP_SECONDS = 60.0

@@ -16,6 +16,7 @@ one that was not.
     preflight.py    what is checked before anything is started
     node.py         what each node of a cluster must see and have
     survey.py       asks every node, with Ray
+    failures.py     which worker's failure is the cause
     job.py          a run as its workers must know it
     distributed.py  the same run under Ray Train
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from aga.errors import AgaError, CheckpointError
 from aga.tracking import Status, TrackingConfig
 from aga.training.checkpoint import TrainingState
 from aga.training.export import export_bundle
+from aga.training.failures import first_failure
 from aga.training.job import Job
 from aga.training.pages import MakePages
 from aga.training.preflight import check_machine, check_resources
@@ -292,5 +293,5 @@ def _runtime_env() -> dict[str, Any]:
 
 
 def _first_failure(error: Exception) -> str:
-    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
-    return str(next(iter(failures.values()), error))
+    found = first_failure(getattr(error, "worker_failures", {}))
+    return f"worker {found[0]}: {found[1]}" if found else str(error)

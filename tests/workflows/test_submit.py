@@ -109,8 +109,10 @@ def test_exit_codes_logs_attaching_and_stopping(project: Path, head: dict[str, s
 
     first = submit(project, head, "--home", "/shared/x", "--", "--seconds", "12", "--status", "3")
     assert first.stdout is not None
-    while "job aga-nap-" not in (line := first.stdout.readline()):
-        assert line, "it ended before its job began"
+    told = ""
+    while "job aga-nap-" not in told:
+        told += (line := first.stdout.readline())
+        assert line, told
     second = submit(project, head, "--home", "/shared/x", "--", "--seconds", "12", "--status", "3")
     followed, own = ended(second, 1), ended(first, 1)
     assert "is there already" in followed
