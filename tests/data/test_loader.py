@@ -232,6 +232,20 @@ def test_resuming_at_a_step_equals_the_tail(
         assert_equal(one, other)
 
 
+def test_an_epoch_that_other_numbers_of_processes_go_on_with_shows_each_row_once(
+    train: PairDataset,
+) -> None:
+    whole = [row for rows in rows_of(run(train, batch_size=4)) for row in rows]
+    seen: list[int] = []
+    for step in range(len(whole) // 4):
+        world_size = (1, 2, 4)[step % 3]
+        for rank in range(world_size):
+            share = run(train, batch_size=4, start_step=step, rank=rank, world_size=world_size)
+            seen += rows_of([next(share)])[0]
+    assert seen == whole
+    assert len(set(seen)) == len(seen)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 5, 20])
 def test_background_threads_change_nothing(train: PairDataset, workers: int) -> None:
     expected = list(run(train, 0))

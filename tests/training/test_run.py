@@ -38,6 +38,7 @@ from aga.training.loop import best_epoch
 from aga.training.recipe import Recipe, RunData
 from aga.training.run import Listener, build_context, build_network, follow, run_local
 from aga.training.validation import validate
+from benchmarks.same_numbers import TOLERANCE, curves, largest_difference
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +291,15 @@ def test_two_processes_train_as_one_does(home: Path, tmp_path: Path) -> None:
     (checkpoints(tmp_path / "two")[0] / "manifest.json").unlink()
     again = in_processes(2, home, tmp_path / "two")
     assert same_state(again, two)
+
+
+@pytest.mark.slow
+def test_the_losses_do_not_depend_on_the_number_of_processes(home: Path) -> None:
+    """The quick form of benchmarks/same_numbers.py."""
+    found = curves(home, SHARED, counts=(1, 2), steps=4)
+    assert len(found[1]) == 4
+    assert largest_difference(found[2], found[1]) < TOLERANCE
+    assert len(set(found[1])) == 4, "nothing is learned"
 
 
 @pytest.mark.slow
