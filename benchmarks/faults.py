@@ -21,13 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from aga.training.checkpoint import checkpoints
 from benchmarks.faulted_run import (
@@ -40,6 +40,8 @@ from benchmarks.faulted_run import (
 )
 from benchmarks.rows import RESULTS, write_rows
 
+DOCS = Path(__file__).parent.parent / "docs/reliability.md"
+BEGIN, END = "<!-- faults -->", "<!-- end of faults -->"
 STARTS, PATIENCE = 6, 300.0
 AWAY = 20.0  # seconds without storage
 
@@ -179,7 +181,9 @@ def main() -> int:
             row = measure(name, options.times, options.seed, prepared, Path(scratch), whole.step())
             print(*(f"{key}={value}" for key, value in row.items()), flush=True)
             rows[name] = row
-            write_rows("faults", list(rows.values()))
+            done = [rows[known] for known in FAULTS if known in rows]
+            write_rows("faults", done)
+            _write_table(done)
     return int(options.check and not all(_holds(row) for row in rows.values()))
 
 
@@ -261,6 +265,20 @@ def _tracked(home: Path, total: int) -> tuple[int, int]:
 def _holds(row: Mapping[str, object]) -> bool:
     whole = row["survived"] == row["identical"] == row["runs"]
     return whole and row["values_doubled"] == 0
+
+
+def _write_table(rows: Sequence[Mapping[str, object]]) -> None:
+    """Put the rows between the marks of docs/reliability.md."""
+    columns = ("runs", "survived", "identical", "lost_steps_max", "values_doubled")
+    lines = ["| fault | runs | survived | same weights | steps lost, at most | logged twice |"]
+    lines.append("|---|---|---|---|---|---|")
+    cells = [[str(row[name]) for name in ("fault", *columns)] for row in rows]
+    lines += [f"| {' | '.join(row)} |" for row in cells]
+    text = DOCS.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    table = "\n".join(lines)
+    DOCS.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
 def _rows_before() -> list[dict[str, object]]:
