@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import tempfile
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=RAY_LIMIT_MIB, help="MiB of the package")
     options = parser.parse_args(own[:split])
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    logging.getLogger("ray").setLevel(logging.WARNING)
     project = Path.cwd()
     command = entrypoint(options.workflow, options.home.absolute(), own[split + 1 :], project)
     with tempfile.TemporaryDirectory() as scratch:

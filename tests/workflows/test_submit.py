@@ -17,14 +17,15 @@ from aga.submission import build_package, connect, entrypoint, job_name
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
-import argparse, time
+import argparse, pathlib, time
 parser = argparse.ArgumentParser()
 parser.add_argument("--home")
-parser.add_argument("--seconds", type=float, default=0)
+parser.add_argument("--until", type=pathlib.Path)
 parser.add_argument("--status", type=int, default=0)
 options = parser.parse_args()
 print("home", options.home, flush=True)
-time.sleep(options.seconds)
+while options.until and not options.until.exists():
+    time.sleep(0.1)
 print("awake", flush=True)
 raise SystemExit(options.status)
 """
@@ -82,8 +83,8 @@ def test_a_job_is_named_by_command_and_content(project: Path, tmp_path: Path) ->
     package = build_package(project, tmp_path / "one.zip")
     os.utime(project / "workflows/nap.py", (1e9, 1e9))
     again = build_package(project, tmp_path / "two.zip")
-    command = entrypoint("nap", Path("/shared/a b"), ["--seconds", "1"], project)
-    assert command == "python workflows/nap.py --home '/shared/a b' --seconds 1"
+    command = entrypoint("nap", Path("/shared/a b"), ["--until", "x"], project)
+    assert command == "python workflows/nap.py --home '/shared/a b' --until x"
     assert job_name(command, package) == job_name(command, again)
     assert job_name(command + " -v", package) != job_name(command, package)
     edited = make_project(tmp_path / "edited")
@@ -101,30 +102,40 @@ def test_mistakes_are_told(project: Path) -> None:
         connect("http://127.0.0.1:9")
 
 
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stdout is not None
+    told = ""
+    while words not in told:
+        line = process.stdout.readline()
+        assert line, told
+        told += line
+
+
 @pytest.mark.slow
-def test_exit_codes_logs_attaching_and_stopping(project: Path, head: dict[str, str]) -> None:
+def test_exit_codes_logs_attaching_and_stopping(
+    project: Path, head: dict[str, str], tmp_path: Path
+) -> None:
     refused = ended(submit(project, head, "--limit", "0.0001"), 1)
     assert "nap.py" in refused
     assert "Traceback" not in refused
 
-    first = submit(project, head, "--home", "/shared/x", "--", "--seconds", "12", "--status", "3")
-    assert first.stdout is not None
-    told = ""
-    while "job aga-nap-" not in told:
-        told += (line := first.stdout.readline())
-        assert line, told
-    second = submit(project, head, "--home", "/shared/x", "--", "--seconds", "12", "--status", "3")
+    morning = tmp_path / "morning"
+    options = ("--home", "/shared/x", "--", "--until", str(morning), "--status", "3")
+    first = submit(project, head, *options)
+    read_until(first, "home /shared/x\n")
+    second = submit(project, head, *options)
+    read_until(second, "is there already")
+    morning.touch()
     followed, own = ended(second, 1), ended(first, 1)
-    assert "is there already" in followed
+    assert "home /shared/x" in followed, "the log from its beginning"
     for output in (followed, own):
-        assert "home /shared/x" in output
         assert output.count("awake") == 1
+        assert "-1 FAILED" in output
 
     # The same command again is an attempt of its own, now that the first has ended.
-    stopped = submit(project, head, "--home", "/shared/x", "--", "--seconds", "12", "--status", "3")
-    assert stopped.stdout is not None
-    while not (line := stopped.stdout.readline()).startswith("home"):
-        assert line, "it ended before its job began"
+    morning.unlink()
+    stopped = submit(project, head, *options)
+    read_until(stopped, "home /shared/x\n")
     stopped.send_signal(signal.SIGTERM)
     assert "-2 STOPPED" in ended(stopped, 130)
 
