@@ -34,7 +34,7 @@ from aga.training.recipe import Recipe, RunData
 from aga.training.resuming import Resume, enter, note
 from aga.training.stopping import StopFile, TerminatedError, on_sigterm
 from aga.training.survey import survey
-from aga.training.worker import LASTING, SWITCHES, hear_sigterm, work
+from aga.training.worker import LASTING, SWITCHES, work
 
 logger = logging.getLogger(__name__)
 
@@ -205,12 +205,14 @@ def launch(
     from ray import train
     from ray.train.torch import TorchTrainer
 
+    from aga.training.listening import ListeningConfig
+
     stop = StopFile(job.folder).path
     stop.unlink(missing_ok=True)  # of an earlier start
     trainer = TorchTrainer(
         work,
         train_loop_config={"job": job.model_dump_json(), "make_pages": make_pages},
-        torch_config=_torch_config("nccl" if cluster.gpus_per_worker else "gloo"),
+        torch_config=ListeningConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=cluster.workers,
             use_gpu=cluster.gpus_per_worker > 0,
@@ -241,23 +243,6 @@ def launch(
     if result.return_value:
         name, message = result.return_value
         raise {**LASTING, TerminatedError.__name__: TerminatedError}[name](message)
-
-
-def _torch_config(backend: str) -> Any:
-    """Of PyTorch's processes; before they start training, their main threads listen to SIGTERM."""
-    from ray.train.torch import TorchConfig
-
-    class Config(TorchConfig):  # type: ignore[misc]
-        @property
-        def backend_cls(self) -> Any:
-            class Backend(super().backend_cls):  # type: ignore[misc]
-                def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
-                    super().on_training_start(worker_group, backend_config)
-                    worker_group.execute(hear_sigterm)
-
-            return Backend
-
-    return Config(backend=backend)
 
 
 @contextmanager

@@ -84,7 +84,13 @@ def test_no_image_of_several_masks_is_in_two_splits(tmp_path: Path) -> None:
     assert [row.study_id for row in found] == names
     assert all(len(row.regions) == 3 for row in found)
     shares = SplitConfig(
-        train=0.7, validation=0.15, test=0.15, fold=0, stratify=None, near_duplicates="link"
+        train=0.7,
+        validation=0.15,
+        test=0.15,
+        fold=0,
+        stratify=None,
+        near_duplicates="link",
+        conflicts="refuse",
     )
     by_row = assign_splits(
         [SplitRow(str(number), str(number), line) for number, line in enumerate(lines)],
