@@ -33,8 +33,9 @@ SWITCHES = {
     "TOKENIZERS_PARALLELISM": "false",
     # A dead worker is noticed after this many seconds, and a report waits as long.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # On a busy machine workers took over Ray's 60 seconds to start. What can never start is refused
-    # before: see `check_resources`.
+    # How long Ray waits for room for all workers, as while a lost node is away; four times at most.
+    # On a busy machine it took over Ray's own 60 seconds. What can never start is refused before:
+    # see `check_resources`.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
 }
 # Errors that starting the workers again would only repeat; others, as of a storage, may pass.
