@@ -129,9 +129,7 @@ def _fuzz_images(
         writer = csv.writer(table)
         writer.writerow(["patient_id", "study_id", "image", "text", "split"])
         # Every report is another, so that no row repeats another's pixels and text.
-        writer.writerows(
-            (n, n, path.name, f"{REPORT} {n}", "test") for n, path in enumerate(paths)
-        )
+        writer.writerows((n, n, path.name, f"{REPORT} {n}", "test") for n, path in enumerate(paths))
     reasons = {f"pairs.csv:{number + 2}": found for number, found in enumerate(alone)}
     rejects = _prepared(home, config, workers, outcome, len(files))
     outcome.used = outcome.inputs - len(rejects)
