@@ -161,6 +161,9 @@ def _remove(nodes: Sequence[Node], bridge: str) -> None:
             try:
                 node.kill()
             finally:
+                # The kernel takes a namespace's end of the cable away late, and with it the other.
+                if Path("/sys/class/net", node.link).exists():
+                    _ip("link", "del", node.link)
                 _ip("netns", "del", node.name)
     if Path("/sys/class/net", bridge).exists():
         _ip("link", "del", bridge)
