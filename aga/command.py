@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from aga.errors import AgaError
@@ -42,7 +43,9 @@ def run(main: Callable[[], int | None]) -> None:
         status = main()
         sys.stdout.flush()
     except AgaError as error:
-        sys.exit(f"error: {error}")
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()  # the error is the last thing told, where both go to one place
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
     except BrokenPipeError:
         if not _nobody_reads():
             raise

@@ -22,11 +22,11 @@ from pydantic import Field
 
 import aga
 from aga.config import Config
-from aga.errors import AgaError, CheckpointError
+from aga.errors import AgaError, CheckpointError, TrackingError
 from aga.tracking import Status, TrackingConfig
 from aga.training.checkpoint import TrainingState
 from aga.training.export import export_bundle
-from aga.training.failures import first_failure
+from aga.training.failures import told
 from aga.training.job import Job
 from aga.training.pages import MakePages
 from aga.training.preflight import check_machine, check_resources
@@ -62,10 +62,6 @@ class ClusterConfig(Config):
     def resources_per_worker(self) -> dict[str, int]:
         """What one worker needs, in Ray's words."""
         return {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}
-
-
-class TrainingFailedError(AgaError):
-    """The workers died, or failed, more often than `cluster.max_failures` allows."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +193,9 @@ def launch(
         make_pages: As of `pretrain`.
 
     Raises:
-        DivergenceError: The loss is no longer a number.
-        ParamsError, DataError: As `build_context`, in a worker.
+        AgaError: A worker raised it, as where the loss diverges or data are damaged.
         TerminatedError: This process got SIGTERM; the workers have saved their state.
-        TrainingFailedError: The workers failed for good; their MLflow run is marked FAILED.
+        TrainingFailedError: A worker failed with another error, or died; see `told`.
     """
     from ray import train
     from ray.train.torch import TorchTrainer
@@ -233,12 +228,7 @@ def launch(
         try:
             result = trainer.fit()
         except train.TrainingFailedError as error:
-            raise TrainingFailedError(
-                "The workers failed for good",
-                where=job.name,
-                got=_first_failure(error),
-                fix="see the log above; repeating the command resumes from the last checkpoint",
-            ) from error
+            raise told(error, job.name) from error
     stop.unlink(missing_ok=True)
     if result.return_value:
         name, message = result.return_value
@@ -247,15 +237,21 @@ def launch(
 
 @contextmanager
 def _marked_if_cut_off(job: Job) -> Iterator[None]:
-    """A worker that was killed cannot say so: end its MLflow run where nobody goes on with it."""
+    """A worker that was killed cannot say so: end its MLflow run where nobody goes on with it.
+
+    Whatever keeps that from being noted, the failure itself is what is raised.
+    """
 
     def mark(status: Status) -> None:
-        if job.spool.exists():
-            job.track().finish(status)
+        try:
+            if job.spool.exists():
+                job.track().finish(status)
+        except (TrackingError, OSError) as error:
+            logger.warning("run %s may stay marked as running in MLflow: %s", job.name, error)
 
     try:
         yield
-    except TrainingFailedError:
+    except AgaError:
         mark("FAILED")
         raise
     except (KeyboardInterrupt, SystemExit):
@@ -275,8 +271,3 @@ def _runtime_env() -> dict[str, Any]:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return {}
     return {"py_modules": [str(Path(aga.__file__).parent)]}
-
-
-def _first_failure(error: Exception) -> str:
-    found = first_failure(getattr(error, "worker_failures", {}))
-    return f"worker {found[0]}: {found[1]}" if found else str(error)

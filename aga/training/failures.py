@@ -1,8 +1,16 @@
-"""Which of several workers' failures is the cause: the others only lost the one that failed."""
+"""What a user is told where workers failed: the one error that was the cause, and where it arose.
+
+Pickling drops tracebacks, and Ray Train gives the driver errors without them: so the worker notes
+its own on the error, and the driver shows it last, under whatever Ray has logged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from aga.errors import AgaError
 
 # What gloo, NCCL and PyTorch say in a worker whose peer has gone.
 CONSEQUENCES = (
@@ -14,19 +22,67 @@ CONSEQUENCES = (
     "gloo",
     "ncclRemoteError",
 )
+NOTED = "noted_traceback"
 
 
-def first_failure(failures: Mapping[int, Exception]) -> tuple[int, str] | None:
+class TrainingFailedError(AgaError):
+    """The workers died, or failed, more often than `cluster.max_failures` allows."""
+
+
+@contextmanager
+def noting_traceback() -> Iterator[None]:
+    """In a worker: let an error carry the text of its traceback to the driver."""
+    try:
+        yield
+    except Exception as error:
+        error.__dict__[NOTED] = traceback.format_exc()
+        raise
+
+
+def told(error: Exception, run: str) -> AgaError:
+    """What to raise in the driver for an error of Ray Train.
+
+    Args:
+        error: Its `TrainingFailedError`; of failures of workers it has `worker_failures`.
+        run: Name of the run.
+
+    Returns:
+        The worker's own error where it is written for a user; else one that names it and has the
+        worker's traceback as a note, which `aga.command.run` prints below.
+    """
+    found = first_failure(getattr(error, "worker_failures", {}))
+    if found is None:
+        return _failed(run, str(error))
+    rank, cause = found
+    if isinstance(cause, AgaError):
+        cause.add_note(f"(worker {rank} of run {run})")
+        return cause
+    failed = _failed(run, f"worker {rank}: {_text(cause)}")
+    if noted := getattr(cause, NOTED, None):
+        failed.add_note(f"Worker {rank}'s {noted.rstrip()}")
+    return failed
+
+
+def first_failure(failures: Mapping[int, Exception]) -> tuple[int, Exception] | None:
     """Rank and error of the failure that caused the others; the lowest rank's in doubt.
 
     Args:
-        failures: Rank to error, as Ray Train gives them: without tracebacks, which it has logged.
+        failures: Rank to error, as Ray Train gives them.
     """
-    told = sorted((_is_consequence(error), rank) for rank, error in failures.items())
-    if not told:
+    ranked = sorted((_is_consequence(error), rank) for rank, error in failures.items())
+    if not ranked:
         return None
-    rank = told[0][1]
-    return rank, _text(failures[rank])
+    rank = ranked[0][1]
+    return rank, failures[rank]
+
+
+def _failed(run: str, got: str) -> TrainingFailedError:
+    return TrainingFailedError(
+        "The workers failed for good",
+        where=run,
+        got=got,
+        fix="put the cause right; repeating the command resumes from the last checkpoint",
+    )
 
 
 def _is_consequence(error: Exception) -> bool:

@@ -19,6 +19,7 @@ import aga
 from aga.collectives import rank, world_size
 from aga.errors import AgaError, DataError, ParamsError
 from aga.training.checkpoint import Row
+from aga.training.failures import noting_traceback
 from aga.training.job import Job
 from aga.training.pages import EpochPages, MakePages
 from aga.training.recipe import RunData
@@ -67,7 +68,8 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
     _log_to_driver()
     job = Job.model_validate_json(config["job"])
     try:
-        _train(job, config["make_pages"])
+        with noting_traceback():
+            _train(job, config["make_pages"])
     except tuple(LASTING.values()) as error:
         # The loss diverges in every worker at once. Other errors may be one worker's alone: then
         # the rest wait for it, until raising it here makes Ray stop them all.
@@ -77,7 +79,9 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
     except TerminatedError as error:
         if not StopFile(job.folder).is_there():
             raise WorkerTerminatedError(
-                "A worker got SIGTERM, as before its machine is taken away", got=error
+                "A worker got SIGTERM, as before its machine is taken away",
+                got=error,
+                fix="repeat the command: it goes on from there",
             ) from error
         return type(error).__name__, str(error)
     return None
