@@ -295,7 +295,7 @@ def model_card(config: BundleConfig, metadata: Mapping[str, Any], seen: TrainedO
 def _verified(folder: Path) -> dict[str, str]:
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(
-            "There is no bundle in this folder.", where=folder, expected=f"a file {MANIFEST}"
+            "There is no bundle in this folder.", where=folder, fix="train one: dvc repro pretrain"
         )
     try:
         stated = _read_json(folder / MANIFEST)

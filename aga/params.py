@@ -112,6 +112,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_preset(name: str, folder: Path) -> dict[str, Any]:
+    """The overlay of a preset.
+
+    Args:
+        name: Of its file, without `.yaml`.
+        folder: Holds the presets.
+
+    Raises:
+        ParamsError: There is none of that name, or it is no YAML.
+    """
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        names = sorted(preset.stem for preset in folder.glob("*.yaml"))
+        raise ParamsError(
+            "There is no such preset", where=folder, got=name, expected=", ".join(names)
+        )
+    return read_yaml(path)
+
+
 def _parsed(text: str, where: object) -> Any:
     try:
         return YAML(typ="safe").load(text)

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from aga.errors import ParamsError
-from aga.params import apply_overlay, load_params, overlaid, parse_settings, read_yaml, validate
+from aga.params import (
+    apply_overlay,
+    load_params,
+    overlaid,
+    parse_settings,
+    read_preset,
+    read_yaml,
+    validate,
+)
 
 ROOT = Path(__file__).parent.parent
 PRESETS = sorted(p.stem for p in (ROOT / "presets").glob("*.yaml"))
@@ -88,6 +96,11 @@ def test_without_write_the_file_stays(params_file: Path) -> None:
     before = params_file.read_bytes()
     assert apply_overlay(params_file, {"seed": 7}, write=False)
     assert params_file.read_bytes() == before
+
+
+def test_a_preset_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(ParamsError, match=r"(?s)got:\s+tinny.*aga_grounded, covid, .*tiny"):
+        read_preset("tinny", ROOT / "presets")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

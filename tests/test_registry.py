@@ -168,7 +168,7 @@ def test_a_version_that_is_not_there_is_named(
     with pytest.raises(TrackingError, match="no such version"):
         load_registered(model, TRACKING, home)
     register(export(), model, TRACKING, home)
-    with pytest.raises(TrackingError, match=r"(?s)no such version.*champion"):
+    with pytest.raises(TrackingError, match=r"(?s)no such version.*champion.*dvc repro promote"):
         load_registered(model, TRACKING, home, alias="champion")
     with pytest.raises(TrackingError, match=r"(?s)no such version.*7"):
         load_registered(model, TRACKING, home, version=7)

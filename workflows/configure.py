@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from aga.command import run
-from aga.params import apply_overlay, parse_settings, read_yaml
+from aga.params import apply_overlay, parse_settings, read_preset
 
 
 def main() -> None:
@@ -17,8 +17,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings")
     arguments = parser.parse_args()
     if arguments.preset:
-        preset = arguments.params.parent / "presets" / f"{arguments.preset}.yaml"
-        print(apply_overlay(arguments.params, read_yaml(preset)), end="")
+        preset = read_preset(arguments.preset, arguments.params.parent / "presets")
+        print(apply_overlay(arguments.params, preset), end="")
     if arguments.settings:
         print(apply_overlay(arguments.params, parse_settings(arguments.settings)), end="")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aga.command import run
 from aga.evaluation import format_table, read_metrics
-from aga.params import apply_overlay, load_params, parse_settings, read_yaml
+from aga.params import apply_overlay, load_params, parse_settings, read_preset
 from aga.tracking import mlflow_ui_command
 
 
@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="folder of the raw data; default: the preset's")
     arguments = parser.parse_args()
 
-    overlay = read_yaml(Path("presets") / f"{arguments.preset}.yaml")
+    overlay = read_preset(arguments.preset, Path("presets"))
     print(apply_overlay(Path("params.yaml"), overlay), end="")
     if arguments.root:
         # Relative where it was given relative, so that params.yaml stays free of machine paths.

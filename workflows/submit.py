@@ -26,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=RAY_LIMIT_MIB, help="MiB of the package")
     options = parser.parse_args(own[:split])
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    for noisy in ("ray", "aga.submission.ray"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     project = Path.cwd()
     command = entrypoint(options.workflow, options.home.absolute(), own[split + 1 :], project)
     with tempfile.TemporaryDirectory() as scratch:

@@ -28,6 +28,7 @@ from aga.tracking.store import (
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 SHA256_TAG = "bundle_sha256"
+PROMOTE = "promote a version: `dvc repro promote`"
 REGISTER = "run `python workflows/register.py`; DVC does it with `dvc repro -f -s register`"
 
 RUNTIME = (
@@ -200,7 +201,10 @@ def find_version(client: Client, model: str, which: RegisteredVersion | int | st
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise TrackingError(
-            "The registered model has no such version.", where=model, got=number, fix=REGISTER
+            "The registered model has no such version.",
+            where=model,
+            got=number,
+            fix=PROMOTE if number == CHAMPION else REGISTER,
         ) from error
     if isinstance(which, RegisteredVersion) and found.tags.get(SHA256_TAG) != which.bundle_sha256:
         raise TrackingError(
