@@ -1,13 +1,16 @@
 """A small real run that can be killed: its folder, and one start of it, with Ray or without.
 
 Without Ray it is what a worker does (tracking, preflight, `follow`), in a process of its own that
-is forked from one in which the imports are done. With Ray it is `workflows/pretrain.py` itself.
+is forked from one in which the imports are done. With Ray it is `workflows/pretrain.py` itself,
+or `dvc repro` of the stage that calls it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
+import os
 import re
 import shutil
 import subprocess
@@ -19,19 +22,25 @@ from pathlib import Path
 
 import mlflow.store.model_registry.sqlalchemy_store
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  imported once, before the fork
+import psutil  # type: ignore[import-untyped]
 import torch
 
 from aga.params import apply_overlay, load_params, parse_settings
+from aga.tracking.spool import read_records
 from aga.tracking.store import open_client
+from aga.training.checkpoint import checkpoints
 from aga.training.job import Job
 from aga.training.recipe import Recipe, RunData
 from aga.training.run import Listener, build_context, follow
 from aga.training.stopping import TerminatedError, on_sigterm
 
 ROOT = Path(__file__).parent.parent
+PATIENCE = 300.0
 PREPARED = ("params.yaml", "data/studies", "data/tokens", "data/cache", "mlflow.db")
 STEP = re.compile(r"step (\d+)/(\d+)")
 RESUMED = re.compile(r"resuming at step (\d+)")
+BEGUN = re.compile(r"resuming at step (\d+)|step 1/")
+TRACKED = re.compile(rb'"step":(\d+)')
 SETTINGS = (
     "phantom.patients=60",
     "phantom.size=64",
@@ -43,7 +52,7 @@ SETTINGS = (
     "text_encoder.heads=2",
     "model.width=16",
     "objective.aga.bcga.heads=2",
-    "training.epochs=12",
+    "training.epochs=20",
     "training.batch_size=8",
     "training.threads=1",
     "training.heartbeat_seconds=1.0e-6",  # every step is logged, and told
@@ -81,6 +90,41 @@ def job_of(home: Path) -> Job:
     return Job.of(recipe, params.tracking, home, params.cluster.storage)
 
 
+def hashes(home: Path) -> dict[str, str]:
+    """SHA-256 of a finished run's weights, as its last checkpoint's manifest states them."""
+    last = checkpoints(job_of(home).folder)[0]
+    files: dict[str, str] = json.loads((last / "manifest.json").read_text())["files"]
+    weights = {name: value for name, value in files.items() if name.endswith(".safetensors")}
+    return weights | {"step": str(int(last.name.partition("-")[0]))}
+
+
+def tracked_step(spool: Path) -> int:
+    """The newest step that a run has written of, milliseconds ago; 0 before the first."""
+    if not spool.exists():
+        return 0
+    with spool.open("rb") as file:
+        file.seek(max(0, spool.stat().st_size - (1 << 14)))
+        return max((int(step) for step in TRACKED.findall(file.read())), default=0)
+
+
+def lost_steps(spool: Path, log: str) -> int:
+    """The most steps that a start of a run had to repeat.
+
+    Args:
+        spool: Holds each step once, and a record of each start of a worker.
+        log: All that the run has told.
+    """
+    reached, newest = [0], 0
+    for record, _ in read_records(spool, 0):
+        if record["kind"] == "start" and newest > reached[-1]:
+            reached.append(newest)  # a start that reached nothing repeats nothing
+        newest = max(newest, record.get("step", 0))
+    begun = [int(step or 0) for step in BEGUN.findall(log)]
+    # From the last: a start that was hit before it told of a step is not among those that began.
+    pairs = zip(reversed(reached), reversed(begun), strict=False)
+    return max((step - begin for step, begin in pairs), default=0)
+
+
 @dataclass
 class Start:
     """A start of a run.
@@ -103,10 +147,9 @@ class Start:
         """The newest step it told of; 0 before the first."""
         return max((int(found[0]) for found in STEP.findall(self.told())), default=0)
 
-    def resumed_at(self) -> int:
-        """The first step that it went on from; 0 where it began."""
-        found = RESUMED.search(self.told())
-        return int(found[1]) if found else 0
+    def processes(self) -> list[psutil.Process]:
+        """All of its processes that live: its session."""
+        return [p for p in psutil.process_iter() if _session(p.pid) == self.process.pid]
 
     def wait_for(self, step: int) -> bool:
         """Wait until it reaches a step; False where it ended before."""
@@ -140,11 +183,40 @@ def start_without_ray(home: Path) -> Start:
 
 def start_with_ray(home: Path) -> Start:
     """The same by `workflows/pretrain.py`, in a Ray of its own."""
-    command = [sys.executable, "workflows/pretrain.py", "--params", str(home / "params.yaml")]
+    return _start(home, ROOT, "workflows/pretrain.py", "--params", str(home / "params.yaml"))
+
+
+def start_with_dvc(home: Path) -> Start:
+    """The same by `dvc repro` of the stage that calls `workflows/pretrain.py`, in a copy of it."""
+    if not (home / ".dvc").exists():
+        for name in ("aga", "workflows"):
+            shutil.copytree(ROOT / name, home / name)
+        shutil.copy2(ROOT / "dvc.yaml", home)
+        _start(home, home, "-m", "dvc", "init", "--no-scm").exit_code(PATIENCE)
+    return _start(home, home, "-m", "dvc", "repro", "--single-item", "pretrain")
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _start(home: Path, folder: Path, *arguments: str) -> Start:
+    """Start a command of Python as a shell does: in a group, which Ctrl-C reaches as a whole."""
     log = home / "log.txt"
     before = log.stat().st_size if log.exists() else 0
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with log.open("ab") as file:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     return Start(process, log, before)
 
 

@@ -1,9 +1,11 @@
 """What kills a run, and what it costs: the same command again, until the run has ended.
 
 Each fault hits a small real run at random moments, drawn by a seed: a random step, and some
-milliseconds more. After each, the run is started again until it ends, and compared with an
-undisturbed one: SHA-256 of the final weights and optimizer, every step tracked in MLflow once.
-Rows of earlier calls are kept; `--fault` measures one again. Mounting needs root.
+milliseconds more; `dvc repro` is also hit before the first step, and after the last one. After
+each, the run is started again until it ends, and compared with an undisturbed one: SHA-256 of the
+final weights and optimizer; every step tracked in MLflow, once; FINISHED there. Nothing is tidied
+up between two starts. Rows of earlier calls are kept; `--fault` measures one again. Mounting needs
+root.
 
     python -m benchmarks.faults --check
 """
@@ -23,27 +25,35 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
 from aga.training.checkpoint import checkpoints
 from benchmarks.faulted_run import (
+    PATIENCE,
     Start,
     copy_home,
+    hashes,
     job_of,
+    lost_steps,
     prepare_home,
+    start_with_dvc,
     start_with_ray,
     start_without_ray,
+    tracked_step,
 )
 from benchmarks.rows import RESULTS, write_rows
 
 DOCS = Path(__file__).parent.parent / "docs/reliability.md"
 BEGIN, END = "<!-- faults -->", "<!-- end of faults -->"
-STARTS, PATIENCE = 6, 300.0
+STARTS, RUNS = 6, 10
 AWAY = 20.0  # seconds without storage
+LATER = 0.05  # seconds after a step, at most
+SETTLING = 10.0  # likewise, from the last step to the end of a command
 
 Inject = Callable[[Start, Path, random.Random], None]
 Hashes = Mapping[str, str]
@@ -58,12 +68,14 @@ class Fault:
         start: Starts the run.
         storage: How its folder of checkpoints is mounted.
         at_once: How many runs are put through it at the same time.
+        any_moment: Whether also what comes before the first step, and after the last, is hit.
     """
 
     inject: Inject
     start: Callable[[Path], Start] = start_without_ray
     storage: str | None = None
     at_once: int = 2
+    any_moment: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,7 @@ class Outcome:
     starts: int
     lost: int
     identical: bool
+    finished: bool
     doubled: int
     missing: int
 
@@ -95,11 +108,22 @@ def _kill_part(name: str) -> Inject:
     """Kill a process of the Ray that the command started."""
 
     def inject(start: Start, _home: Path, _rng: random.Random) -> None:
-        for process in psutil.Process(start.process.pid).children(recursive=True):
-            if process.name().startswith(name):
-                process.kill()
+        (part,) = (process for process in start.processes() if process.name() == name)
+        part.kill()
 
     return inject
+
+
+def _kill_all(start: Start, _home: Path, _rng: random.Random) -> None:
+    for process in start.processes():
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _interrupt(start: Start, _home: Path, _rng: random.Random) -> None:
+    """What Ctrl-C in a terminal does."""
+    assert start.process.pid is not None
+    os.killpg(start.process.pid, signal.SIGINT)
 
 
 def _damage(change: Callable[[Path, random.Random], None]) -> Inject:
@@ -150,11 +174,17 @@ FAULTS = {
     "newest checkpoint with a flipped bit": Fault(_damage(_flip)),
     "disk full for some seconds": Fault(_fill, storage="tmpfs"),
     "storage unmounted for 20 s": Fault(_unmount, storage="bind", at_once=5),
-    "Ray: kill -9 of the worker": Fault(_kill_worker, start_with_ray, at_once=1),
-    "Ray: kill -9 of the driver": Fault(_kill, start_with_ray, at_once=1),
-    "Ray: kill -9 of the raylet": Fault(_kill_part("raylet"), start_with_ray, at_once=1),
-    "Ray: kill -9 of the head's store": Fault(_kill_part("gcs_server"), start_with_ray, at_once=1),
-    "Ray: SIGTERM to the command": Fault(_terminate, start_with_ray, at_once=1),
+    "Ray: kill -9 of the worker": Fault(_kill_worker, start_with_ray, at_once=3),
+    "Ray: kill -9 of the driver": Fault(_kill, start_with_ray, at_once=3),
+    "Ray: kill -9 of the raylet": Fault(_kill_part("raylet"), start_with_ray, at_once=3),
+    "Ray: kill -9 of the head (gcs_server)": Fault(
+        _kill_part("gcs_server"), start_with_ray, at_once=3
+    ),
+    "Ray: SIGTERM to the command": Fault(_terminate, start_with_ray, at_once=3),
+    "dvc repro: Ctrl-C": Fault(_interrupt, start_with_dvc, at_once=3, any_moment=True),
+    "dvc repro: kill -9 of all its processes": Fault(
+        _kill_all, start_with_dvc, at_once=3, any_moment=True
+    ),
 }
 
 
@@ -162,10 +192,10 @@ def main() -> int:
     """Inject, write the rows, and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fault", action="append", choices=FAULTS, help="default: those not done")
-    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--times", type=int, default=RUNS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prepared", type=Path, help="keep, or use again, the prepared data here")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a run was not survived")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a row is missing or bad")
     options = parser.parse_args()
     rows = {row["fault"]: row for row in _rows_before()}
     wanted = options.fault or [name for name in FAULTS if name not in rows]
@@ -184,7 +214,7 @@ def main() -> int:
             done = [rows[known] for known in FAULTS if known in rows]
             write_rows("faults", done)
             _write_table(done)
-    return int(options.check and not all(_holds(row) for row in rows.values()))
+    return int(options.check and not all(_holds(rows.get(name, {})) for name in FAULTS))
 
 
 def measure(
@@ -192,16 +222,20 @@ def measure(
 ) -> dict[str, object]:
     """Put so many runs through a fault; the row of results."""
     fault = FAULTS[name]
-    expected = _hashes(scratch / "undisturbed")
+    expected = hashes(scratch / "undisturbed")
 
     def one(number: int) -> Outcome:
         home = scratch / f"{list(FAULTS).index(name)}-{number}"
-        copy_home(prepared, home)
-        try:
-            with _mounted(home, fault.storage):
-                return _put_through(fault, home, random.Random(f"{seed} {name} {number}"), expected)
-        finally:
-            shutil.rmtree(home, ignore_errors=True)
+        rng = random.Random(f"{seed} {name} {number}")
+        while True:
+            copy_home(prepared, home)
+            try:
+                with _mounted(home, fault.storage):
+                    outcome = _put_through(fault, home, rng, expected)
+            finally:
+                shutil.rmtree(home, ignore_errors=True)
+            if outcome:
+                return outcome
 
     with ThreadPoolExecutor(fault.at_once) as pool:
         outcomes = list(pool.map(one, range(times)))
@@ -211,73 +245,80 @@ def measure(
         "steps": total,
         "survived": sum(outcome.survived for outcome in outcomes),
         "identical": sum(outcome.identical for outcome in outcomes),
+        "finished": sum(outcome.finished for outcome in outcomes),
         "lost_steps_max": max(outcome.lost for outcome in outcomes),
         "values_doubled": sum(outcome.doubled for outcome in outcomes),
         "steps_not_tracked": sum(outcome.missing for outcome in outcomes),
-        "starts": sum(outcome.starts for outcome in outcomes),
+        "starts_max": max(outcome.starts for outcome in outcomes),
         "seed": seed,
     }
 
 
-def _put_through(fault: Fault, home: Path, rng: random.Random, expected: Hashes) -> Outcome:
-    total = int(expected["total"])
-    moment, later = rng.randrange(1, total - 1), rng.uniform(0, 0.05)
-    start = fault.start(home)
-    if not start.wait_for(moment):
-        raise RuntimeError(f"the run ended by itself: {start.told()}")
-    time.sleep(later)
+def _put_through(fault: Fault, home: Path, rng: random.Random, expected: Hashes) -> Outcome | None:
+    """A run from its start to its end; None where it had ended before it was hit."""
+    total, job = int(expected["step"]), job_of(home)
+    start, starts = fault.start(home), 1
+    if not _wait(start, job.spool, total, rng, fault.any_moment):
+        return None
     fault.inject(start, home, rng)
-    lost, starts = 0, 1
     while (code := start.exit_code(PATIENCE)) != 0 and starts < STARTS:
         if code is None:
             start.process.kill()  # it hangs: what a person would do
-        reached = start.step()
         start = fault.start(home)
         starts += 1
-        start.wait_for(1)
-        lost = max(lost, reached - start.resumed_at())
+    lost = lost_steps(job.spool, (home / "log.txt").read_text())
     if code != 0:
-        return Outcome(False, starts, lost, False, 0, total)
-    doubled, missing = _tracked(home, total)
-    same = _hashes(home) == expected
-    return Outcome(True, starts, lost, same, doubled, missing)
+        print(start.told(), file=sys.stderr)
+        return Outcome(False, starts, lost, False, False, 0, total)
+    doubled, missing, finished = _tracked(home, total)
+    return Outcome(True, starts, lost, hashes(home) == expected, finished, doubled, missing)
 
 
-def _hashes(home: Path) -> dict[str, str]:
-    """SHA-256 of a finished run's weights, as its last checkpoint's manifest states them."""
-    last = checkpoints(job_of(home).folder)[0]
-    files: dict[str, str] = json.loads((last / "manifest.json").read_text())["files"]
-    weights = {name: value for name, value in files.items() if name.endswith(".safetensors")}
-    return weights | {"total": str(int(last.name.partition("-")[0]))}
+def _wait(start: Start, spool: Path, total: int, rng: random.Random, any_moment: bool) -> bool:
+    """Wait for a random moment of a run that was just started; False where it ended before."""
+    step = rng.randrange(-total, total) if any_moment else rng.randrange(1, total - 1)
+    while tracked_step(spool) < step and start.exit_code() is None:
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, SETTLING if any_moment else LATER))
+    return start.exit_code() is None
 
 
-def _tracked(home: Path, total: int) -> tuple[int, int]:
-    """Values that MLflow holds more than once, and steps that it does not hold."""
+def _tracked(home: Path, total: int) -> tuple[int, int, bool]:
+    """Values that MLflow holds twice, steps that it lacks, and whether it says FINISHED."""
     with sqlite3.connect(home / "mlflow.db") as store:
         query = "select count(*) from metrics group by run_uuid, key, step having count(*) > 1"
         doubled = len(store.execute(query).fetchall())
         query = "select distinct step from metrics where key = 'step/loss/train'"
         steps = {step for (step,) in store.execute(query)}
-        (runs,) = store.execute("select count(*) from runs").fetchone()
-    return doubled + runs - 1, total - len(steps)
+        states = [state for (state,) in store.execute("select status from runs")]
+    return doubled + len(states) - 1, total - len(steps), states == ["FINISHED"]
 
 
-def _holds(row: Mapping[str, object]) -> bool:
-    whole = row["survived"] == row["identical"] == row["runs"]
-    return whole and row["values_doubled"] == 0
+def _holds(row: Mapping[str, Any]) -> bool:
+    if not row or row["runs"] < RUNS:
+        return False
+    whole = row["survived"] == row["identical"] == row["finished"] == row["runs"]
+    return bool(whole and row["values_doubled"] == 0)
 
 
 def _write_table(rows: Sequence[Mapping[str, object]]) -> None:
     """Put the rows between the marks of docs/reliability.md."""
-    columns = ("runs", "survived", "identical", "lost_steps_max", "values_doubled")
-    lines = ["| fault | runs | survived | same weights | steps lost, at most | logged twice |"]
-    lines.append("|---|---|---|---|---|---|")
-    cells = [[str(row[name]) for name in ("fault", *columns)] for row in rows]
-    lines += [f"| {' | '.join(row)} |" for row in cells]
+    columns = {
+        "fault": "fault",
+        "runs": "runs",
+        "survived": "survived",
+        "identical": "same weights",
+        "finished": "FINISHED",
+        "lost_steps_max": "steps lost, at most",
+        "values_doubled": "logged twice",
+        "starts_max": "starts, at most",
+    }
+    lines = [list(columns.values()), ["---"] * len(columns)]
+    lines += [[str(row[name]) for name in columns] for row in rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     text = DOCS.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    table = "\n".join(lines)
     DOCS.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
