@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -52,7 +53,7 @@ SETTINGS = (
     "text_encoder.heads=2",
     "model.width=16",
     "objective.aga.bcga.heads=2",
-    "training.epochs=20",
+    "training.epochs=12",
     "training.batch_size=8",
     "training.threads=1",
     "training.heartbeat_seconds=1.0e-6",  # every step is logged, and told
@@ -95,7 +96,24 @@ def hashes(home: Path) -> dict[str, str]:
     last = checkpoints(job_of(home).folder)[0]
     files: dict[str, str] = json.loads((last / "manifest.json").read_text())["files"]
     weights = {name: value for name, value in files.items() if name.endswith(".safetensors")}
-    return weights | {"step": str(int(last.name.partition("-")[0]))}
+    return weights | {"total": str(int(last.name.partition("-")[0]))}
+
+
+def tracked(home: Path, total: int) -> tuple[int, int]:
+    """Values that MLflow holds more than once, and steps that it does not hold."""
+    with sqlite3.connect(home / "mlflow.db") as store:
+        query = "select count(*) from metrics group by run_uuid, key, step having count(*) > 1"
+        doubled = len(store.execute(query).fetchall())
+        query = "select distinct step from metrics where key = 'step/loss/train'"
+        steps = {step for (step,) in store.execute(query)}
+        (runs,) = store.execute("select count(*) from runs").fetchone()
+    return doubled + runs - 1, total - len(steps)
+
+
+def states(home: Path) -> set[str]:
+    """What MLflow says of the runs: `{"FINISHED"}` after a good end."""
+    with sqlite3.connect(home / "mlflow.db") as store:
+        return {state for (state,) in store.execute("select status from runs")}
 
 
 def tracked_step(spool: Path) -> int:
@@ -207,12 +225,17 @@ def _start(home: Path, folder: Path, *arguments: str) -> Start:
     """Start a command of Python as a shell does: in a group, which Ctrl-C reaches as a whole."""
     log = home / "log.txt"
     before = log.stat().st_size if log.exists() else 0
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "DVC_NO_ANALYTICS": "1",
+        "RAY_worker_niceness": "0",  # at Ray's 15 a busy machine leaves them nothing
+    }
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=folder,
-            env={**os.environ, "PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"},
+            env={**os.environ, **variables},
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -18,7 +18,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -44,6 +43,8 @@ from benchmarks.faulted_run import (
     start_with_dvc,
     start_with_ray,
     start_without_ray,
+    states,
+    tracked,
     tracked_step,
 )
 from benchmarks.rows import RESULTS, write_rows
@@ -256,7 +257,7 @@ def measure(
 
 def _put_through(fault: Fault, home: Path, rng: random.Random, expected: Hashes) -> Outcome | None:
     """A run from its start to its end; None where it had ended before it was hit."""
-    total, job = int(expected["step"]), job_of(home)
+    total, job = int(expected["total"]), job_of(home)
     start, starts = fault.start(home), 1
     if not _wait(start, job.spool, total, rng, fault.any_moment):
         return None
@@ -270,8 +271,8 @@ def _put_through(fault: Fault, home: Path, rng: random.Random, expected: Hashes)
     if code != 0:
         print(start.told(), file=sys.stderr)
         return Outcome(False, starts, lost, False, False, 0, total)
-    doubled, missing, finished = _tracked(home, total)
-    return Outcome(True, starts, lost, hashes(home) == expected, finished, doubled, missing)
+    same, finished = hashes(home) == expected, states(home) == {"FINISHED"}
+    return Outcome(True, starts, lost, same, finished, *tracked(home, total))
 
 
 def _wait(start: Start, spool: Path, total: int, rng: random.Random, any_moment: bool) -> bool:
@@ -281,17 +282,6 @@ def _wait(start: Start, spool: Path, total: int, rng: random.Random, any_moment:
         time.sleep(0.002)
     time.sleep(rng.uniform(0, SETTLING if any_moment else LATER))
     return start.exit_code() is None
-
-
-def _tracked(home: Path, total: int) -> tuple[int, int, bool]:
-    """Values that MLflow holds twice, steps that it lacks, and whether it says FINISHED."""
-    with sqlite3.connect(home / "mlflow.db") as store:
-        query = "select count(*) from metrics group by run_uuid, key, step having count(*) > 1"
-        doubled = len(store.execute(query).fetchall())
-        query = "select distinct step from metrics where key = 'step/loss/train'"
-        steps = {step for (step,) in store.execute(query)}
-        states = [state for (state,) in store.execute("select status from runs")]
-    return doubled + len(states) - 1, total - len(steps), states == ["FINISHED"]
 
 
 def _holds(row: Mapping[str, Any]) -> bool:

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 START_SECONDS = 180
@@ -28,27 +28,35 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def server_command(folder: Path) -> list[str]:
+    """An MLflow server as a hospital would run it: clients reach files through it alone."""
+    store = ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
+    files = ["--artifacts-destination", str(folder / "served")]
+    served = [*store, *files, "--host", "127.0.0.1", "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", *served]
+
+
 class Server:
-    """An MLflow server on the loopback address, whose store outlives it.
+    """An MLflow server on the loopback address, killed at the context's end or before.
 
     Args:
-        folder: Holds its store and its output.
+        folder: Holds its output and, by default, its store, which outlives it.
+        command: Starts it, but for the port; `server_command` by default.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, command: Sequence[str] | None = None) -> None:
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._folder = folder
+        self._command = command or server_command(folder)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and return once it answers."""
-        store = ["--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"]
-        files = ["--artifacts-destination", str(self._folder / "served")]
-        address = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        with (self._folder / "server.log").open("a") as log:
+        output = self._folder / "server.log"
+        with output.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", *address, *store, *files],
+                [*self._command, "--port", str(self.port)],
                 cwd=self._folder,
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
                 stdout=log,
@@ -58,7 +66,7 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the server did not come up: {self._folder / 'server.log'}")
+                raise RuntimeError(f"the server did not come up:\n{output.read_text()}")
             time.sleep(0.2)
 
     def kill(self) -> None:
@@ -79,14 +87,10 @@ class Server:
             connection.close()
 
     def __enter__(self) -> Self:
+        self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.kill()
 
 

@@ -299,7 +299,6 @@ def main() -> int:
     rows: list[Row] = []
     times: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server:
-        server.start()
         for kind in options.only if options.only is not None else EXACT:
             rows.append(exactness(kind, server, Path(scratch), options.repetitions, options.seed))
             print(rows[-1], flush=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.bundles import write_bundle
-from fixtures.servers import free_port, running, server_command
 from fixtures.studies import phantom_rows, write_studies
 from mlflow import MlflowClient
 from PIL import Image
@@ -39,6 +38,7 @@ from aga.registry.versions import pip_requirements
 from aga.tracking import TrackingConfig, start_run
 from aga.tracking.store import open_client
 from benchmarks.dicom_files import write_dicom
+from benchmarks.outages import Server
 
 pytestmark = pytest.mark.slow
 
@@ -296,10 +296,10 @@ def test_a_dicom_file_is_shown_as_the_bundle_says(
 def test_a_server_keeps_and_gives_back_the_bundle(
     export: Export, model: RegistryConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = free_port()
-    tracking = TRACKING.model_copy(update={"uri": f"http://127.0.0.1:{port}"})
+    server = Server(tmp_path)
+    tracking = TRACKING.model_copy(update={"uri": server.uri})
     bundle = export()
-    with running(server_command(tmp_path, port), port, tmp_path):
+    with server:
         version = register(bundle, model, tracking, tmp_path)
         assert register(bundle, model, tracking, tmp_path) == version
         folder = load_registered(model, tracking, tmp_path, version=version.version)
@@ -308,7 +308,7 @@ def test_a_server_keeps_and_gives_back_the_bundle(
     kept = tmp_path / "models" / "downloaded"
     assert [path.name for path in kept.iterdir()] == [version.bundle_sha256]
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(TrackingError, match=rf"(?s)cannot be loaded.*{port}"):
+    with pytest.raises(TrackingError, match=rf"(?s)cannot be loaded.*{server.port}"):
         load_registered(model, tracking, tmp_path, version=version.version)
 
 

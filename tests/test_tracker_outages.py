@@ -14,7 +14,6 @@ from benchmarks.tracker_outages import exactness
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(tmp_path_factory.mktemp("server")) as server:
-        server.start()
         yield server
 
 

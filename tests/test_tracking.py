@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from fixtures.servers import free_port, running, server_command
 from mlflow import MlflowClient
 from pydantic import ValidationError
 
@@ -28,6 +27,7 @@ from aga.tracking import (
 )
 from aga.tracking.spool import read_records
 from aga.tracking.store import experiment_id, open_client
+from benchmarks.outages import Server, free_port
 
 SQLITE = TrackingConfig(
     uri="sqlite:///mlflow.db", artifacts="mlartifacts", experiment="tests", explain_pairs=0
@@ -435,12 +435,12 @@ def test_a_killed_process_loses_no_metric(home: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_comes_up_during_the_run_gets_everything(tmp_path: Path) -> None:
-    port = free_port()
-    config = SQLITE.model_copy(update={"uri": f"http://127.0.0.1:{port}"})
+    server = Server(tmp_path)
+    config = SQLITE.model_copy(update={"uri": server.uri})
     tracker = start_run(config, tmp_path, "late server", spool=tmp_path / "metrics.jsonl")
     assert tracker.run_id is None
     tracker.log_metrics({"loss": 0.0}, 0)
-    with running(server_command(tmp_path, port), port, tmp_path):
+    with server:
         tracker.log_metrics({"loss": 1.0}, 1)
         assert tracker.finish(timeout=60.0)
         client = MlflowClient(config.uri)
@@ -454,9 +454,8 @@ def test_a_server_that_comes_up_during_the_run_gets_everything(tmp_path: Path) -
 def test_the_printed_command_serves_from_any_folder(home: Path, tmp_path: Path) -> None:
     command = mlflow_ui_command(SQLITE, home)
     assert f"sqlite:///{home}/mlflow.db" in command
-    port = free_port()
-    with running([*shlex.split(command), "--port", str(port)], port, tmp_path):
-        found = MlflowClient(f"http://127.0.0.1:{port}").get_experiment_by_name("tests")
+    with Server(tmp_path, shlex.split(command)) as server:
+        found = MlflowClient(server.uri).get_experiment_by_name("tests")
         assert found.artifact_location == (home / "mlartifacts").as_uri()
 
 

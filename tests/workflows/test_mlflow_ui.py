@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 from fixtures.bundles import write_bundle
-from fixtures.servers import free_port, running
 from fixtures.studies import phantom_rows, write_studies
 from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
@@ -19,6 +18,7 @@ from test_explain_browser import FOUND
 from aga.explain import explanation_page
 from aga.registry import PromotionConfig, RegistryConfig, promote, register, set_metrics
 from aga.tracking import TrackingConfig, attach_artifact, mlflow_ui_command, start_run
+from benchmarks.outages import Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -90,16 +90,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     (home / "report.html").write_text("<!doctype html><h1>Quality of the encoder</h1>")
     attach_artifact(TRACKING, home, str(run.run_id), home / "report.html", "reports")
 
-    port = free_port()
-    command = [*shlex.split(mlflow_ui_command(TRACKING, home)), "--port", str(port)]
+    command = shlex.split(mlflow_ui_command(TRACKING, home))
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(option)
-    with running(command, port, tmp_path_factory.mktemp("elsewhere")):
+    with Server(tmp_path_factory.mktemp("elsewhere"), command) as server:
         browser = webdriver.Chrome(options, Service("/usr/bin/chromedriver"))
         try:
-            yield Page(browser, f"http://127.0.0.1:{port}", str(run.run_id))
+            yield Page(browser, server.uri, str(run.run_id))
         finally:
             browser.quit()
 
