@@ -4,8 +4,8 @@ Each fault hits a small real run at random moments, drawn by a seed: a random st
 milliseconds more; `dvc repro` is also hit before the first step, and after the last one. After
 each, the run is started again until it ends, and compared with an undisturbed one: SHA-256 of the
 final weights and optimizer; every step tracked in MLflow, once; FINISHED there. Nothing is tidied
-up between two starts. Rows of earlier calls are kept; `--fault` measures one again. Mounting needs
-root.
+up between two starts. Rows of earlier calls are kept, and only runs that are missing are done.
+Mounting needs root.
 
     python -m benchmarks.faults --check
 """
@@ -22,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,9 +32,11 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from aga.tracking import provenance
 from aga.training.checkpoint import checkpoints
 from benchmarks.faulted_run import (
     PATIENCE,
+    ROOT,
     Start,
     copy_home,
     hashes,
@@ -58,6 +61,7 @@ SETTLING = 10.0  # likewise, from the last step to the end of a command
 
 Inject = Callable[[Start, Path, random.Random], None]
 Hashes = Mapping[str, str]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,6 @@ class Fault:
     storage: str | None = None
     at_once: int = 2
     any_moment: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one run."""
-
-    survived: bool
-    starts: int
-    lost: int
-    identical: bool
-    finished: bool
-    doubled: int
-    missing: int
 
 
 def _kill(start: Start, _home: Path, _rng: random.Random) -> None:
@@ -190,16 +181,17 @@ FAULTS = {
 
 
 def main() -> int:
-    """Inject, write the rows, and print them."""
+    """Inject, write a row for each run and the table, and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fault", action="append", choices=FAULTS, help="default: those not done")
-    parser.add_argument("--times", type=int, default=RUNS)
+    parser.add_argument("--fault", action="append", choices=FAULTS, help="default: all")
+    parser.add_argument("--most", type=int, default=RUNS, help="of a fault, in this call")
+    parser.add_argument("--again", action="store_true", help="forget earlier rows of these faults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prepared", type=Path, help="keep, or use again, the prepared data here")
     parser.add_argument("--check", action="store_true", help="exit 1 where a row is missing or bad")
     options = parser.parse_args()
-    rows = {row["fault"]: row for row in _rows_before()}
-    wanted = options.fault or [name for name in FAULTS if name not in rows]
+    wanted = options.fault or list(FAULTS)
+    rows = [row for row in _rows_before() if not (options.again and row["fault"] in wanted)]
     with tempfile.TemporaryDirectory() as scratch:
         prepared = options.prepared or Path(scratch) / "prepared"
         if not prepared.exists():
@@ -209,70 +201,70 @@ def main() -> int:
         if whole.exit_code(PATIENCE) != 0:
             sys.exit(f"the undisturbed run did not end: {whole.told()}")
         for name in wanted:
-            row = measure(name, options.times, options.seed, prepared, Path(scratch), whole.step())
-            print(*(f"{key}={value}" for key, value in row.items()), flush=True)
-            rows[name] = row
-            done = [rows[known] for known in FAULTS if known in rows]
-            write_rows("faults", done)
-            _write_table(done)
-    return int(options.check and not all(_holds(rows.get(name, {})) for name in FAULTS))
+            done = {row["number"] for row in rows if row["fault"] == name}
+            missing = [number for number in range(RUNS) if number not in done][: options.most]
+            for row in measure(name, missing, options.seed, prepared, Path(scratch)):
+                print(*(f"{key}={value}" for key, value in row.items()), flush=True)
+                rows.append(row)
+                rows.sort(key=lambda row: (list(FAULTS).index(row["fault"]), row["number"]))
+                write_rows("faults", rows)
+                _write_table(rows)
+    return int(options.check and not _holds(rows))
 
 
 def measure(
-    name: str, times: int, seed: int, prepared: Path, scratch: Path, total: int
-) -> dict[str, object]:
-    """Put so many runs through a fault; the row of results."""
-    fault = FAULTS[name]
-    expected = hashes(scratch / "undisturbed")
+    name: str, numbers: Sequence[int], seed: int, prepared: Path, scratch: Path
+) -> Iterator[Row]:
+    """Put runs of these numbers through a fault; a row of results for each."""
+    fault, expected = FAULTS[name], hashes(scratch / "undisturbed")
+    commit = provenance(ROOT).get("git_commit", "unknown")
 
-    def one(number: int) -> Outcome:
+    def one(number: int) -> Row:
         home = scratch / f"{list(FAULTS).index(name)}-{number}"
         rng = random.Random(f"{seed} {name} {number}")
         while True:
             copy_home(prepared, home)
             try:
                 with _mounted(home, fault.storage):
-                    outcome = _put_through(fault, home, rng, expected)
+                    row = _put_through(fault, home, rng, expected)
             finally:
                 shutil.rmtree(home, ignore_errors=True)
-            if outcome:
-                return outcome
+            if row:
+                named = {"fault": name, "number": number, "seed": seed}
+                return {**named, **row, "git_commit": commit}
 
     with ThreadPoolExecutor(fault.at_once) as pool:
-        outcomes = list(pool.map(one, range(times)))
-    return {
-        "fault": name,
-        "runs": times,
-        "steps": total,
-        "survived": sum(outcome.survived for outcome in outcomes),
-        "identical": sum(outcome.identical for outcome in outcomes),
-        "finished": sum(outcome.finished for outcome in outcomes),
-        "lost_steps_max": max(outcome.lost for outcome in outcomes),
-        "values_doubled": sum(outcome.doubled for outcome in outcomes),
-        "steps_not_tracked": sum(outcome.missing for outcome in outcomes),
-        "starts_max": max(outcome.starts for outcome in outcomes),
-        "seed": seed,
-    }
+        yield from pool.map(one, numbers)
 
 
-def _put_through(fault: Fault, home: Path, rng: random.Random, expected: Hashes) -> Outcome | None:
+def _put_through(fault: Fault, home: Path, rng: random.Random, expected: Hashes) -> Row | None:
     """A run from its start to its end; None where it had ended before it was hit."""
     total, job = int(expected["total"]), job_of(home)
     start, starts = fault.start(home), 1
     if not _wait(start, job.spool, total, rng, fault.any_moment):
         return None
+    step = tracked_step(job.spool)
     fault.inject(start, home, rng)
     while (code := start.exit_code(PATIENCE)) != 0 and starts < STARTS:
         if code is None:
             start.process.kill()  # it hangs: what a person would do
         start = fault.start(home)
         starts += 1
-    lost = lost_steps(job.spool, (home / "log.txt").read_text())
-    if code != 0:
+    survived = code == 0
+    if not survived:
         print(start.told(), file=sys.stderr)
-        return Outcome(False, starts, lost, False, False, 0, total)
-    same, finished = hashes(home) == expected, states(home) == {"FINISHED"}
-    return Outcome(True, starts, lost, same, finished, *tracked(home, total))
+    doubled, missing = tracked(home, total) if survived else (0, total)
+    return {
+        "steps": total,
+        "step_at_fault": step,
+        "starts": starts,
+        "survived": survived,
+        "identical": survived and hashes(home) == expected,
+        "finished": survived and states(home) == {"FINISHED"},
+        "steps_lost": lost_steps(job.spool, (home / "log.txt").read_text()),
+        "values_doubled": doubled,
+        "steps_not_tracked": missing,
+    }
 
 
 def _wait(start: Start, spool: Path, total: int, rng: random.Random, any_moment: bool) -> bool:
@@ -284,27 +276,32 @@ def _wait(start: Start, spool: Path, total: int, rng: random.Random, any_moment:
     return start.exit_code() is None
 
 
-def _holds(row: Mapping[str, Any]) -> bool:
-    if not row or row["runs"] < RUNS:
-        return False
-    whole = row["survived"] == row["identical"] == row["finished"] == row["runs"]
-    return bool(whole and row["values_doubled"] == 0)
+def _holds(rows: Sequence[Row]) -> bool:
+    """Whether each fault was survived often enough, and always."""
+    runs = Counter(row["fault"] for row in rows)
+    good = all(
+        row["survived"] and row["identical"] and row["finished"] and not row["values_doubled"]
+        for row in rows
+    )
+    return good and all(runs[name] >= RUNS for name in FAULTS)
 
 
-def _write_table(rows: Sequence[Mapping[str, object]]) -> None:
-    """Put the rows between the marks of docs/reliability.md."""
-    columns = {
-        "fault": "fault",
-        "runs": "runs",
-        "survived": "survived",
-        "identical": "same weights",
-        "finished": "FINISHED",
-        "lost_steps_max": "steps lost, at most",
-        "values_doubled": "logged twice",
-        "starts_max": "starts, at most",
+def _write_table(rows: Sequence[Row]) -> None:
+    """Put what the rows amount to between the marks of docs/reliability.md."""
+    columns: dict[str, tuple[str, Callable[[Iterable[int]], int]]] = {
+        "survived": ("survived", sum),
+        "identical": ("same weights", sum),
+        "finished": ("FINISHED", sum),
+        "steps_lost": ("steps lost, at most", max),
+        "values_doubled": ("logged twice", sum),
+        "starts": ("starts, at most", max),
     }
-    lines = [list(columns.values()), ["---"] * len(columns)]
-    lines += [[str(row[name]) for name in columns] for row in rows]
+    titles = ["fault", "runs", *(title for title, _ in columns.values())]
+    lines = [titles, ["---"] * len(titles)]
+    for name in FAULTS:
+        if found := [row for row in rows if row["fault"] == name]:
+            cells = [total([row[key] for row in found]) for key, (_, total) in columns.items()]
+            lines.append([name, *map(str, (len(found), *cells))])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     text = DOCS.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
@@ -312,9 +309,9 @@ def _write_table(rows: Sequence[Mapping[str, object]]) -> None:
     DOCS.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
-def _rows_before() -> list[dict[str, object]]:
+def _rows_before() -> list[Row]:
     path = RESULTS / "faults.json"
-    rows: list[dict[str, object]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() else []
     return rows
 
 
