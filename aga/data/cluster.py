@@ -1,4 +1,4 @@
-"""The processes of `prepare` and `tokenize`: of this machine, or of RAY_ADDRESS's cluster.
+"""The cluster that RAY_ADDRESS names, and the processes that `prepare` and `tokenize` have there.
 
 Plain Ray tasks do: the stages hand out chunks in order and bound what is in flight themselves, so
 that the bytes they write depend on no scheduler (docs/decisions/0014-parts-on-disk.md).
@@ -17,9 +17,36 @@ from typing import Any, TypeVar
 
 import aga
 from aga.data.workers import LocalWorkers, WorkerDied, Workers
-from aga.errors import DataError
+from aga.errors import ClusterError, DataError
 
+CONNECT_SECONDS = 5.0
 Result = TypeVar("Result")
+
+
+def attach() -> None:
+    """Connect to the cluster that RAY_ADDRESS names; it gets this library's code.
+
+    Raises:
+        ClusterError: Nobody answers there, or nobody who lets us in.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    address = os.environ["RAY_ADDRESS"]
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if port.isdigit():  # Ray itself tries for over four minutes
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        ray.init(logging_level=logging.ERROR, runtime_env=_runtime_env())
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise ClusterError(
+            "No Ray cluster lets us in at this address",
+            where=f"RAY_ADDRESS={address}",
+            got=str(error).strip().partition("\n")[0],
+            expected="<host>:6379, as `ray start --head` prints it",
+            fix="start the cluster (docs/cluster.md), correct RAY_ADDRESS, or unset it to use this "
+            "machine; a cluster with tokens wants RAY_AUTH_MODE=token here",
+        ) from error
 
 
 @contextmanager
@@ -28,6 +55,9 @@ def open_workers(*shared: Path) -> Iterator[Workers]:
 
     Args:
         shared: Folders that the calls read and write; every node must see them.
+
+    Raises:
+        ClusterError: As `attach`.
     """
     if "RAY_ADDRESS" not in os.environ:
         with LocalWorkers() as workers:
@@ -37,7 +67,7 @@ def open_workers(*shared: Path) -> Iterator[Workers]:
 
     attached = not ray.is_initialized()
     if attached:
-        ray.init(logging_level=logging.ERROR, runtime_env=_runtime_env())
+        attach()
     try:
         yield RayWorkers(shared)
     finally:

@@ -39,7 +39,7 @@ Row: TypeAlias = Mapping[str, float | int]
 
 logger = logging.getLogger(__name__)
 
-FOLDER, WRITER = "checkpoints", "writer.lock"
+FOLDER, WRITER, COMMAND = "checkpoints", "writer.lock", "command.lock"
 TRAINING, BEST, STATE = "training.safetensors", "best.safetensors", "state.json"
 CONTENT, MANIFEST = (TRAINING, BEST, STATE), "manifest.json"
 
@@ -174,19 +174,21 @@ def newest_good(run: Path) -> Path | None:
 
 
 @contextmanager
-def only_writer(run: Path, patience: float = 0.0) -> Iterator[None]:
+def only_writer(run: Path, patience: float = 0.0, lock: str = WRITER) -> Iterator[None]:
     """Hold a run's folder; the system lets go of it when the process dies, however it dies.
 
     Args:
         run: The folder; created where it does not exist.
         patience: Seconds to wait for a writer that is ending.
+        lock: The file that is held: `WRITER` by who writes checkpoints, `COMMAND` by who started
+            that one.
 
     Raises:
         CheckpointError: Another process is writing this run.
     """
     run.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
-    with (run / WRITER).open("a+", encoding="utf-8") as file:
+    with (run / lock).open("a+", encoding="utf-8") as file:
         while not _locked(file):
             if time.monotonic() >= deadline:
                 file.seek(0)

@@ -20,9 +20,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-import aga
 from aga.config import Config
-from aga.errors import AgaError, CheckpointError, TrackingError
+from aga.data.cluster import attach
+from aga.errors import AgaError, CheckpointError, ClusterError, TrackingError
 from aga.tracking import Status, TrackingConfig
 from aga.training.checkpoint import TrainingState
 from aga.training.export import export_bundle
@@ -120,10 +120,11 @@ def pretrain(
     state = job.final_state()
     if state is None:
         job.check(data, cluster.workers)
-        note(job.folder, made_of)
-        with ray_session(cluster):
-            survey(job, data, cluster.workers, cluster.resources_per_worker)
-            launch(job, cluster, make_pages=make_pages)
+        with job.held():
+            note(job.folder, made_of)
+            with ray_session(cluster):
+                survey(job, data, cluster.workers, cluster.resources_per_worker)
+                launch(job, cluster, make_pages=make_pages)
         state = job.final_state()
         if state is None:
             raise CheckpointError(
@@ -149,6 +150,7 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
 
     Raises:
         ParamsError: The workers do not fit.
+        ClusterError: The cluster does not answer, or Ray does not start on this machine.
     """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
@@ -159,15 +161,10 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"logging_level": logging.ERROR}
     if attached:
-        options["runtime_env"] = _runtime_env()
+        attach()
     else:
-        # Nobody announces that this machine will be taken away: no watcher for it.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        options |= {"_node_ip_address": "127.0.0.1", "include_dashboard": True}
-        options |= {"dashboard_host": "127.0.0.1"}
-    ray.init(**options)
+        _start_ray()
     _keep_token_private()
     try:
         if attached:
@@ -176,6 +173,29 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_ray() -> None:
+    """A Ray of this machine's own.
+
+    Raises:
+        ClusterError: It does not come up.
+    """
+    import ray
+
+    # Nobody announces that this machine will be taken away: no watcher for it.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "include_dashboard": True}
+    try:
+        ray.init(**options, _node_ip_address="127.0.0.1", dashboard_host="127.0.0.1")
+    # Where it is not up within 30 seconds, Ray raises an `Exception` of no class of its own.
+    except Exception as error:
+        raise ClusterError(
+            "Ray does not start on this machine",
+            got=error,
+            fix="repeat the command; if it stays so, free memory and processors, and see the logs "
+            "in /tmp/ray/session_latest/logs",
+        ) from error
 
 
 def launch(
@@ -264,10 +284,3 @@ def _keep_token_private() -> None:
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
         token.chmod(0o600)
-
-
-def _runtime_env() -> dict[str, Any]:
-    """What the workers of a cluster get: a submitted job brings its own copy of the code."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        return {}
-    return {"py_modules": [str(Path(aga.__file__).parent)]}

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from aga.config import Config
 from aga.errors import TrackingError
 from aga.tracking import Tracker, TrackingConfig, is_delivered, provenance, replay, start_run
-from aga.training.checkpoint import Row, TrainingState, load_checkpoint, newest_good, only_writer
+from aga.training.checkpoint import (
+    COMMAND,
+    Row,
+    TrainingState,
+    load_checkpoint,
+    newest_good,
+    only_writer,
+)
 from aga.training.export import started_from
 from aga.training.loop import finished
 from aga.training.preflight import check_batches, check_storage
 from aga.training.recipe import Recipe, RunData
-from aga.training.run import build_network
+from aga.training.run import WRITER_PATIENCE, build_network
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +104,7 @@ class Job(Config):
         Raises:
             ParamsError: The settings do not fit each other.
             DataError: The data are too few, or what the starting weights had seen is not readable.
-            CheckpointError: The storage cannot be used, or another process is writing this run.
+            CheckpointError: The storage cannot be used.
         """
         started_from(self.recipe, self.home)
         network = build_network(self.recipe, data, self.home)
@@ -103,8 +112,18 @@ class Job(Config):
         check_batches(data.studies.info.splits, self.recipe.training, workers, block)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         check_storage(self.folder, parameters, self.recipe.checkpoint)
-        with only_writer(self.folder):
-            pass  # nobody else is; the first worker takes it from here
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run for one command; a worker that a killed one left is waited for.
+
+        Raises:
+            CheckpointError: Another command trains this run, or another process writes it.
+        """
+        with only_writer(self.folder, lock=COMMAND):
+            with only_writer(self.folder, WRITER_PATIENCE):
+                pass  # nobody does; the first worker takes it from here
+            yield
 
 
 def deliver(spool: Path, tracking: TrackingConfig, home: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from aga.data.cluster import open_workers
 from aga.data.sources.layouts import require_folder
 from aga.data.workers import LocalWorkers, WorkerDied, in_order
-from aga.errors import DataError
+from aga.errors import ClusterError, DataError
 
 
 def square(number: int) -> int:
@@ -82,6 +82,20 @@ def test_processes_end_with_their_context() -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nobody.invalid:6379", "http://127.0.0.1:1"])
+def test_a_cluster_that_does_not_answer_is_told_in_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    started = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=f"(?s)RAY_ADDRESS={address}.*unset it"),
+        open_workers(tmp_path),
+    ):
+        pytest.fail("connected to nothing")
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from pydantic import ValidationError
 from small_runs import make_home, small_params, small_recipe
 
 from aga.errors import CheckpointError, DataError, ParamsError
 from aga.tracking import TrackingConfig, start_run
-from aga.training.checkpoint import only_writer
+from aga.training.checkpoint import COMMAND, WRITER, only_writer
 from aga.training.distributed import ClusterConfig, launch, pretrain, ray_session
 from aga.training.job import Job
 from aga.training.run import run_local
@@ -58,11 +60,19 @@ def test_what_cannot_work_is_refused_before_ray_starts(
         start(home, overlay)
 
 
-def test_a_run_that_another_process_writes_is_refused(home: Path) -> None:
+@pytest.mark.parametrize("lock", [COMMAND, WRITER])
+def test_a_run_that_another_process_has_is_refused_before_ray_starts(
+    home: Path, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    monkeypatch.setattr("aga.training.job.WRITER_PATIENCE", 0.0)
     tracking = TrackingConfig.model_validate(small_params()["tracking"])
     job = Job.of(small_recipe(), tracking, home, "runs")
-    with only_writer(job.folder), pytest.raises(CheckpointError, match="Another process"):
+    with (
+        only_writer(job.folder, lock=lock),
+        pytest.raises(CheckpointError, match=f"(?s)Another process.*process {os.getpid()} on"),
+    ):
         start(home)
+    assert not ray.is_initialized()
 
 
 @pytest.mark.parametrize("change", [{"workers": 0}, {"gpus_per_worker": -1}, {"nodes": 2}])
