@@ -125,8 +125,9 @@ def connect(address: str | None) -> Client:
         address: `http://127.0.0.1:8265`; None takes RAY_ADDRESS.
 
     Raises:
-        ClusterError: No address is given, or nobody answers there.
+        ClusterError: No address is given, nobody answers there, or the token is missing or wrong.
     """
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     address = address or os.environ.get("RAY_ADDRESS")
@@ -139,11 +140,11 @@ def connect(address: str | None) -> Client:
         )
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, RayError) as error:
         raise ClusterError(
             "The cluster does not take jobs",
             where=address,
-            got=error,
+            got=str(error).partition("\n")[0],
             fix="start it (docs/cluster.md); a cluster with tokens wants RAY_AUTH_MODE=token here",
         ) from error
 

@@ -98,10 +98,16 @@ def unreachable(tracking_uri: str) -> str | None:
     return None
 
 
-def write_token(folder: Path, token: str) -> str | None:
-    """Leave this node's token; why it cannot, or None."""
+def write_token(folder: Path, token: str, patience: float) -> str | None:
+    """Leave this node's token in a folder that another one has made; why it cannot, or None.
+
+    The folder is waited for, and never made: where the storage is not mounted it would come to be
+    on this node's own disk, and stay there below the mount.
+    """
+    deadline = time.monotonic() + patience
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        while not folder.is_dir() and time.monotonic() < deadline:
+            time.sleep(0.2)
         (folder / token).touch()
     except OSError as error:
         return error.strerror or str(error)

@@ -133,8 +133,8 @@ def _exchange_tokens(run: Path, ask: _Round) -> None:
     folder = run / f".preflight-{time.time_ns()}"
     tokens = [HERE, *ask.names]
     try:
-        refused = {HERE: write_token(folder, HERE)}
-        arguments = [(folder, name) for name in ask.names]
+        refused = {HERE: _made(folder) or write_token(folder, HERE, 0.0)}
+        arguments = [(folder, name, TOKEN_SECONDS) for name in ask.names]
         refused |= dict(zip(ask.names, ask.each(write_token, arguments), strict=True))
         if not any(refused.values()):
             seen = ask(missing_tokens, folder, tokens, TOKEN_SECONDS)
@@ -145,6 +145,15 @@ def _exchange_tokens(run: Path, ask: _Round) -> None:
         check_exchange(run.parent, refused, missing)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(folder: Path) -> str | None:
+    """Make the folder of the tokens; why it cannot be made, or None."""
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _named(facts: NodeFacts, address: str) -> NodeFacts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -75,13 +76,21 @@ def test_storage_of_ones_own_is_told_by_node() -> None:
 
 
 def test_tokens_are_written_and_seen(tmp_path: Path) -> None:
-    assert write_token(tmp_path / "t", "a") is None
+    (tmp_path / "t").mkdir()
+    assert write_token(tmp_path / "t", "a", 0) is None
     assert missing_tokens(tmp_path / "t", ["a"], 5) == []
     started = time.monotonic()
     assert missing_tokens(tmp_path / "t", ["a", "b"], 0.3) == ["b"]
     assert 0.2 < time.monotonic() - started < 5
     (tmp_path / "file").touch()
-    assert write_token(tmp_path / "file", "a"), "a file is no folder"
+    assert write_token(tmp_path / "file", "a", 0), "a file is no folder"
+
+
+def test_a_storage_that_is_not_mounted_is_waited_for_and_not_made(tmp_path: Path) -> None:
+    assert write_token(tmp_path / "mount/t", "a", 0.3) == "No such file or directory"
+    assert not (tmp_path / "mount").exists()
+    threading.Timer(0.3, (tmp_path / "late").mkdir).start()
+    assert write_token(tmp_path / "late", "a", 10) is None
 
 
 def test_a_server_that_is_away_is_only_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -119,6 +119,10 @@ def test_exit_codes_logs_attaching_and_stopping(
     assert "nap.py" in refused
     assert "Traceback" not in refused
 
+    stranger = ended(submit(project, {**head, "RAY_AUTH_MODE": "disabled"}), 1)
+    assert "wants RAY_AUTH_MODE=token here" in stranger
+    assert "Traceback" not in stranger
+
     morning = tmp_path / "morning"
     options = ("--home", "/shared/x", "--", "--until", str(morning), "--status", "3")
     first = submit(project, head, *options)
