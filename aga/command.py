@@ -12,9 +12,12 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aga.errors import AgaError
-from aga.params import Params, load_params
+
+if TYPE_CHECKING:
+    from aga.params import Params
 
 
 def option_parser(description: str | None) -> argparse.ArgumentParser:
@@ -27,6 +30,8 @@ def option_parser(description: str | None) -> argparse.ArgumentParser:
 
 def load(options: argparse.Namespace) -> tuple[Params, Path]:
     """The validated params, and the absolute folder that their relative paths start from."""
+    from aga.params import load_params  # with every component: seconds that `--help` need not wait
+
     return load_params(options.params), (options.home or options.params.parent).resolve()
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,11 +63,11 @@ SETTINGS = (
 )
 
 
-def prepare_home(home: Path) -> None:
+def prepare_home(home: Path, settings: Sequence[str] = SETTINGS) -> None:
     """A project folder with prepared data, an empty tracking store, and a minute's settings."""
     home.mkdir(parents=True)
     shutil.copy2(ROOT / "params.yaml", home / "params.yaml")
-    apply_overlay(home / "params.yaml", parse_settings(list(SETTINGS)))
+    apply_overlay(home / "params.yaml", parse_settings(list(settings)))
     for stage in ("make_phantom", "prepare", "tokenize_reports"):
         command = [sys.executable, f"workflows/{stage}.py", "--params", str(home / "params.yaml")]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ def pretrain(
             note(job.folder, made_of)
             with ray_session(cluster):
                 survey(job, data, cluster.workers, cluster.resources_per_worker)
+                logger.info("the nodes are fit; starting %d worker(s)", cluster.workers)
                 launch(job, cluster, make_pages=make_pages)
         state = job.final_state()
         if state is None:
@@ -166,6 +168,7 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     else:
         _start_ray()
     _keep_token_private()
+    logger.info("Ray is up")
     try:
         if attached:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -226,7 +229,8 @@ def launch(
     stop.unlink(missing_ok=True)  # of an earlier start
     trainer = TorchTrainer(
         work,
-        train_loop_config={"job": job.model_dump_json(), "make_pages": make_pages},
+        # Pickled, so that Ray's controller need not import what only workers call.
+        train_loop_config={"job": job.model_dump_json(), "make_pages": pickle.dumps(make_pages)},
         torch_config=ListeningConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=cluster.workers,

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.train.torch import TorchConfig
 
-from aga.training.worker import hear_sigterm
+from aga.training.stopping import hear_sigterm
 
 
 class ListeningBackend(TorchConfig().backend_cls):  # type: ignore[misc]

@@ -54,6 +54,19 @@ def on_sigterm(action: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_HEARD = threading.Event()  # a process that hears has one life
+
+
+def hear_sigterm() -> None:
+    """Make SIGTERM no more than heard; for the main thread of a process that trains in another."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: _HEARD.set())
+
+
+def sigterm_heard() -> bool:
+    """Whether this process got SIGTERM since `hear_sigterm`."""
+    return _HEARD.is_set()
+
+
 class StopFile:
     """The file in a run's folder by which whoever started the workers asks them to end.
 

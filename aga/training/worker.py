@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
+import pickle
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -25,7 +24,9 @@ from aga.training.pages import EpochPages, MakePages
 from aga.training.recipe import RunData
 from aga.training.run import Listener, build_context, follow
 from aga.training.step_metrics import DivergenceError
-from aga.training.stopping import StopFile, TerminatedError
+from aga.training.stopping import StopFile, TerminatedError, sigterm_heard
+
+logger = logging.getLogger(__name__)
 
 SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,7 +44,6 @@ SWITCHES = {
 LASTING: Mapping[str, type[AgaError]] = {
     kind.__name__: kind for kind in (DivergenceError, ParamsError, DataError)
 }
-_ASKED = threading.Event()  # a worker's process has one life
 
 
 class WorkerTerminatedError(AgaError):
@@ -54,7 +54,7 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
     """A worker's whole life; runs in each of them at once.
 
     Args:
-        config: `job`, as JSON; `make_pages`, as of `pretrain`.
+        config: `job`, as JSON; `make_pages`, as of `pretrain`, pickled.
 
     Returns:
         None after a good end; otherwise class name and text of an error of `LASTING`, or of
@@ -69,7 +69,7 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
     job = Job.model_validate_json(config["job"])
     try:
         with noting_traceback():
-            _train(job, config["make_pages"])
+            _train(job, pickle.loads(config["make_pages"]))  # noqa: S301 - of this run's own command
     except tuple(LASTING.values()) as error:
         # The loss diverges in every worker at once. Other errors may be one worker's alone: then
         # the rest wait for it, until raising it here makes Ray stop them all.
@@ -87,14 +87,6 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def hear_sigterm() -> None:
-    """Make SIGTERM end this worker's run with the running step; for the main thread of a worker.
-
-    Ray trains in another thread, which hears no signal.
-    """
-    signal.signal(signal.SIGTERM, lambda _number, _frame: _ASKED.set())
-
-
 def _train(job: Job, make_pages: MakePages | None) -> None:
     from ray import train
     from ray.train.torch import get_device
@@ -102,8 +94,12 @@ def _train(job: Job, make_pages: MakePages | None) -> None:
     device: torch.device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # where NCCL's own tensors go
+    if rank() == 0:
+        logger.info("%d worker(s) are there and open the data", world_size())
     data = RunData.open(job.home)
     context = build_context(job.recipe, data, job.home, device)
+    if rank() == 0:
+        logger.info("%d pairs, %d steps", len(context.training), context.total_steps)
     pages: EpochPages | None = None
 
     def end_epoch(row: Row) -> None:
@@ -116,7 +112,7 @@ def _train(job: Job, make_pages: MakePages | None) -> None:
 
     def stop_asked() -> bool:
         # One looks for the file, and tells the others: a storage is asked once in a step.
-        return _ASKED.is_set() or (rank() == 0 and file.is_there())
+        return sigterm_heard() or (rank() == 0 and file.is_there())
 
     listener = Listener(end_epoch=end_epoch)
     with job.track() if rank() == 0 else nullcontext() as tracker:
@@ -133,7 +129,7 @@ def _log_to_driver() -> None:
     """Show the library's own lines, and none in which Ray repeats each report in full."""
     library = logging.getLogger(aga.__name__)
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     library.addHandler(handler)
     library.setLevel(logging.INFO)
     library.propagate = False
