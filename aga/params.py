@@ -1,23 +1,15 @@
-"""Compose every configuration class, load and validate `params.yaml`, overlay presets onto it.
+"""Compose every configuration class to that of `params.yaml`, and read, check and overlay it.
 
-The only module that reads or writes YAML. It holds no values and no logic of the components.
+It holds no values and no logic of the components.
 """
 
 from __future__ import annotations
 
-import difflib
-import io
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, get_args
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import RoundTripRepresenter
+from pydantic import Field
 
 from aga.config import Config
 from aga.data.preparing.card import CardConfig
@@ -28,12 +20,20 @@ from aga.data.splitting.leaks import LeakConfig
 from aga.data.tokenizing.tokens import TokenizerConfig
 from aga.encoders.image import ImageEncoderConfig
 from aga.encoders.text import TextEncoderConfig
-from aga.errors import ParamsError
 from aga.evaluation import EvaluationConfig
 from aga.model import ModelConfig
 from aga.objectives import ObjectiveConfig
 from aga.registry import PromotionConfig, RegistryConfig
 from aga.report import ReportPageConfig
+from aga.settings import (
+    Overlay,
+    checked,
+    merged,
+    parse_settings,
+    read_preset,
+    read_yaml,
+    rewrite,
+)
 from aga.tracking import TrackingConfig
 from aga.training.checkpoint import CheckpointConfig
 from aga.training.distributed import ClusterConfig
@@ -41,7 +41,17 @@ from aga.training.loop import TrainingConfig
 from aga.training.optimizer import OptimizerConfig
 from aga.training.search import TuneConfig
 
-Overlay: TypeAlias = Mapping[str, object]
+__all__ = [
+    "Overlay",
+    "Params",
+    "apply_overlay",
+    "load_params",
+    "overlaid",
+    "parse_settings",
+    "read_preset",
+    "read_yaml",
+    "validate",
+]
 
 
 class Params(Config):
@@ -82,168 +92,14 @@ def load_params(path: Path) -> Params:
 
 def validate(values: object, where: object) -> Params:
     """Check parsed values against the configuration classes; `where` names them in errors."""
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        problems = "\n".join(f"    {_describe(problem)}" for problem in error.errors())
-        raise ParamsError(
-            f"{error.error_count()} wrong or missing setting(s):\n{problems}",
-            where=where,
-            fix="correct the keys above; params.yaml explains each of them beside its value",
-        ) from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping; duplicate keys and anything but a mapping are errors."""
-    if not path.is_file():
-        raise ParamsError("There is no params file", where=path, fix="name it with --params")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ParamsError("The file is not UTF-8", where=path, got=error) from error
-    values = _parsed(text, path)
-    if not isinstance(values, dict):
-        raise ParamsError(
-            "The file holds no settings",
-            where=path,
-            got=type(values).__name__,
-            expected="a mapping",
-        )
-    return values
-
-
-def read_preset(name: str, folder: Path) -> dict[str, Any]:
-    """The overlay of a preset.
-
-    Args:
-        name: Of its file, without `.yaml`.
-        folder: Holds the presets.
-
-    Raises:
-        ParamsError: There is none of that name, or it is no YAML.
-    """
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        names = sorted(preset.stem for preset in folder.glob("*.yaml"))
-        raise ParamsError(
-            "There is no such preset", where=folder, got=name, expected=", ".join(names)
-        )
-    return read_yaml(path)
-
-
-def _parsed(text: str, where: object) -> Any:
-    try:
-        return YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise ParamsError("This is not valid YAML", where=where, got=error) from error
-
-
-def parse_settings(settings: Iterable[str]) -> dict[str, object]:
-    """Turn `["source.root=data/raw/mine"]` into an overlay; values are read as YAML."""
-    overlay: dict[str, object] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        *sections, leaf = key.split(".")
-        nested: object = overlay
-        for section in sections:
-            nested = nested.setdefault(section, {}) if isinstance(nested, dict) else None
-        if not (equals and leaf) or not isinstance(nested, dict):
-            raise ParamsError("Cannot read a setting", got=setting, expected="dotted.key=value")
-        nested[leaf] = _parsed(value, setting)
-    return overlay
+    return checked(values, Params, where)
 
 
 def overlaid(values: Mapping[str, Any], overlay: Overlay) -> dict[str, Any]:
     """Plain values with an overlay merged in; nothing is validated or written."""
-    merged = json.loads(json.dumps(values))
-    _merge(merged, overlay, Params)
-    return dict(merged)
+    return merged(values, overlay, Params)
 
 
 def apply_overlay(path: Path, overlay: Overlay, *, write: bool = True) -> str:
-    """Merge an overlay into a params file, keeping its comments, and return the unified diff.
-
-    Sections merge key by key; lists, scalars and free mappings (`image_encoder.options`) are
-    replaced whole. The result is validated before anything is written, and written in one step.
-
-    Raises:
-        ParamsError: The overlay names an unknown key or a wrong value; the file is unchanged.
-    """
-    read_yaml(path)  # says what is wrong with the file as it is
-    before = path.read_text(encoding="utf-8")
-    yaml = _round_trip()
-    document = yaml.load(before)
-    _merge(document, overlay, Params)
-    buffer = io.StringIO()
-    yaml.dump(document, buffer)
-    after = buffer.getvalue()
-    validate(YAML(typ="safe").load(after), path)
-    if write and after != before:
-        temporary = path.with_name(path.name + ".new")
-        temporary.write_text(after, encoding="utf-8")
-        temporary.replace(path)
-    lines = difflib.unified_diff(
-        before.splitlines(keepends=True), after.splitlines(keepends=True), path.name, path.name
-    )
-    return "".join(lines)
-
-
-def _round_trip() -> YAML:
-    """Reads and writes a file so that what does not change stays as it stands."""
-
-    class Representer(RoundTripRepresenter):
-        """Writes null by its name; ruamel's own leaves the place empty."""
-
-    def null(representer: RoundTripRepresenter, _: None) -> ScalarNode:
-        return representer.represent_scalar("tag:yaml.org,2002:null", "null")
-
-    Representer.add_representer(type(None), null)
-    yaml = YAML()
-    yaml.Representer = Representer
-    yaml.preserve_quotes = True
-    yaml.default_flow_style = None  # short lists and mappings on one line
-    yaml.width = 100
-    return yaml
-
-
-def _merge(values: Any, overlay: Overlay, schema: type[Config]) -> None:
-    for key, value in overlay.items():
-        section = _section(schema, key)
-        if section is not None and isinstance(value, Mapping) and isinstance(values.get(key), dict):
-            _merge(values[key], value, section)
-        elif key not in values or _differ(values[key], value):  # what is equal keeps its notation
-            values[key] = value
-
-
-def _differ(old: object, new: object) -> bool:
-    """Python takes True for 1; a params file does not."""
-    return old != new or isinstance(old, bool) != isinstance(new, bool)
-
-
-def _section(schema: type[Config], key: str) -> type[Config] | None:
-    """The configuration class behind a key, or None for a plain value or a free mapping."""
-    field = schema.model_fields.get(key)
-    if field is None:
-        return None
-    candidates = [field.annotation, *get_args(field.annotation)]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Config)), None)
-
-
-def _describe(problem: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_suggest(problem['loc'])}"
-    if problem["type"] == "missing":
-        return f"{key}: missing"
-    return f"{key}: got {problem['input']!r}; {problem['msg']}"
-
-
-def _suggest(location: tuple[int | str, ...]) -> str:
-    schema: type[Config] | None = Params
-    for part in location[:-1]:
-        schema = _section(schema, str(part)) if schema else None
-    if schema is None:
-        return ""
-    names = list(schema.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; allowed here: {', '.join(names)}"
+    """Merge an overlay into a params file; see `aga.settings.rewrite`."""
+    return rewrite(path, overlay, Params, write=write)

@@ -24,16 +24,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, TypeAlias
+from typing import IO, TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from aga.config import Config
-from aga.encoders.weights import on_cpu
 from aga.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Row: TypeAlias = Mapping[str, float | int]
 
@@ -82,6 +82,10 @@ def save_checkpoint(folder: Path, state: TrainingState) -> None:
         OSError, SafetensorError: The storage is full or away.
         CheckpointError: It did not keep what was written.
     """
+    from safetensors.torch import save_file
+
+    from aga.encoders.weights import on_cpu
+
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unfinished-"))
     try:
         save_file(on_cpu(state.tensors), scratch / TRAINING)
@@ -105,6 +109,8 @@ def load_checkpoint(folder: Path) -> TrainingState:
     Raises:
         CheckpointError: A file is missing, cut off or changed; the message names it.
     """
+    from safetensors.torch import load_file
+
     _verify(folder)
     try:
         values = json.loads((folder / STATE).read_text(encoding="utf-8"))
