@@ -188,6 +188,8 @@ def _start_ray() -> None:
 
     # Nobody announces that this machine will be taken away: no watcher for it.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # Ray nices its workers by 15: whatever else this machine does would come before training.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "include_dashboard": True}
     try:
         ray.init(**options, _node_ip_address="127.0.0.1", dashboard_host="127.0.0.1")
