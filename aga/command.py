@@ -18,6 +18,7 @@ from aga.errors import AgaError
 
 if TYPE_CHECKING:
     from aga.params import Params
+    from aga.settings import Checked
 
 
 def option_parser(description: str | None) -> argparse.ArgumentParser:
@@ -32,7 +33,19 @@ def load(options: argparse.Namespace) -> tuple[Params, Path]:
     """The validated params, and the absolute folder that their relative paths start from."""
     from aga.params import load_params  # with every component: seconds that `--help` need not wait
 
-    return load_params(options.params), (options.home or options.params.parent).resolve()
+    return load_params(options.params), _home(options)
+
+
+def load_sections(options: argparse.Namespace, schema: type[Checked]) -> tuple[Checked, Path]:
+    """The same of some sections only: whoever needs no component need not wait for them all."""
+    from aga.settings import read_sections
+
+    return read_sections(options.params, schema), _home(options)
+
+
+def _home(options: argparse.Namespace) -> Path:
+    home: Path = options.home or options.params.parent
+    return home.resolve()
 
 
 def write_json(path: Path, values: object) -> None:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aga.config import Config
 from aga.data.pixels.dicom import codec_summary
 from aga.errors import AgaError, CheckpointError, TrackingError
 from aga.tracking import Life, TrackingConfig, close_run, is_delivered, replay, running_runs
 from aga.tracking.spool import is_written
-from aga.training.checkpoint import FOLDER, WRITER, checkpoints, load_checkpoint
+from aga.training.checkpoint import FOLDER, WRITER, checkpoints, verify
 from aga.training.node import unreachable
 
 SPOOL = "metrics.jsonl"
@@ -28,6 +29,19 @@ QUIET_SECONDS = 120.0
 """Locks do not reach other machines on every file system: what wrote so lately may be alive."""
 LOW_DISK = 5 * 2**30
 UNFINISHED = ("data/.*.partial", "data/.*.replaced", "data/.*.work", "models/.*.partial")
+
+
+class StorageConfig(Config, extra="ignore"):
+    """Of the section `cluster`, where runs are kept."""
+
+    storage: str
+
+
+class KeptConfig(Config):
+    """The sections of `params.yaml` that say where runs are kept and tracked."""
+
+    cluster: StorageConfig
+    tracking: TrackingConfig
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,7 @@ def _checkpoints(storage: Path) -> Iterator[Finding]:
 
 def _damage(folder: Path) -> CheckpointError | None:
     try:
-        load_checkpoint(folder)
+        verify(folder)
     except CheckpointError as error:
         return error
     return None

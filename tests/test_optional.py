@@ -72,9 +72,27 @@ def test_training_needs_none_of_the_platforms(bare_python: Path, tmp_path: Path)
     assert done.stdout.strip() == "imported:"
 
 
-def test_importing_aga_imports_no_platform() -> None:
-    code = "import sys, aga; print({'ray', 'mlflow', 'dvc', 'torch'} & set(sys.modules))"
+def imported_by(module: str) -> set[str]:
+    """The packages that are there after a module is."""
+    code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200
     )
-    assert done.stdout.strip() == "set()"
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_aga_imports_no_platform() -> None:
+    assert not imported_by("aga") & {"ray", "mlflow", "dvc", "torch"}
+
+
+@pytest.mark.parametrize(
+    ("module", "not_needed"),
+    [
+        ("workflows.submit", {"ray", "torch", "pydantic"}),
+        ("workflows.doctor", {"ray", "mlflow", "torch"}),
+        # Ray's controller, which every start of a run waits for, needs no part of the training.
+        ("aga.training.listening", {"timm", "transformers", "mlflow"}),
+    ],
+)
+def test_who_waits_for_an_import_needs_it(module: str, not_needed: set[str]) -> None:
+    assert not imported_by(module) & not_needed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from aga.command import load, option_parser, run
-from aga.doctor import examine, examine_jobs, repair
+from aga.command import load_sections, option_parser, run
+from aga.doctor import KeptConfig, examine, examine_jobs, repair
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,13 +14,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fix", action="store_true", help="put right what can be, then look again")
     parser.add_argument("--address", help="also look at the jobs of this cluster: http://host:8265")
     options = parser.parse_args(arguments)
-    params, home = load(options)
-    storage = (home / params.cluster.storage).resolve()
-    findings = examine(home, storage, params.tracking)
+    kept, home = load_sections(options, KeptConfig)
+    storage = (home / kept.cluster.storage).resolve()
+    findings = examine(home, storage, kept.tracking)
     if options.fix:
         for line in repair(findings):
             print(line)
-        findings = examine(home, storage, params.tracking)
+        findings = examine(home, storage, kept.tracking)
     address = options.address or os.environ.get("RAY_ADDRESS", "")
     if address.startswith("http"):
         findings += examine_jobs(address)

@@ -96,7 +96,7 @@ def save_checkpoint(folder: Path, state: TrainingState) -> None:
         (scratch / MANIFEST).write_text(_manifest(hashes), encoding="utf-8")
         for path in [*scratch.iterdir(), scratch]:
             _flush(path)
-        _verify(scratch)
+        verify(scratch)
         scratch.rename(folder)
         _flush(folder.parent)
     finally:
@@ -111,7 +111,7 @@ def load_checkpoint(folder: Path) -> TrainingState:
     """
     from safetensors.torch import load_file
 
-    _verify(folder)
+    verify(folder)
     try:
         values = json.loads((folder / STATE).read_text(encoding="utf-8"))
         return TrainingState(
@@ -163,7 +163,7 @@ def newest_good(run: Path) -> Path | None:
     damaged: list[CheckpointError] = []
     for folder in checkpoints(run):
         try:
-            _verify(folder)
+            verify(folder)
         except CheckpointError as error:
             logger.warning("Passing over a damaged checkpoint, for the one before it. %s", error)
             damaged.append(error)
@@ -219,7 +219,12 @@ def _locked(file: IO[str]) -> bool:
     return True
 
 
-def _verify(folder: Path) -> None:
+def verify(folder: Path) -> None:
+    """Check that a checkpoint's files are there and as they were written; reads no tensor.
+
+    Raises:
+        CheckpointError: One is not; the message names it.
+    """
     manifest = folder / MANIFEST
     try:
         text = manifest.read_text(encoding="utf-8")
