@@ -64,6 +64,8 @@ def run(main: Callable[[], int | None]) -> None:
         with suppress(BrokenPipeError):
             sys.stdout.flush()  # the error is the last thing told, where both go to one place
         sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)  # who pressed Ctrl-C knows where
     except BrokenPipeError:
         if not _nobody_reads():
             raise
