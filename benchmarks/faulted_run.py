@@ -230,7 +230,6 @@ def _start(home: Path, folder: Path, *arguments: str) -> Start:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
         "DVC_NO_ANALYTICS": "1",
-        "RAY_worker_niceness": "0",  # at Ray's 15 a busy machine leaves them nothing
     }
     with log.open("ab") as file:
         process = subprocess.Popen(

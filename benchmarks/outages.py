@@ -111,13 +111,14 @@ class Proxy(ThreadingHTTPServer):
 
     Args:
         port: Of the server, on the loopback address.
+        only: Part of a path; requests for others pass.
     """
 
     daemon_threads = True
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, only: str = "") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream, self.mode, self.requests = port, Mode.PASS, 0
+        self.upstream, self.only, self.mode, self.requests = port, only, Mode.PASS, 0
         self.uri = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -126,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Proxy
 
     def _handle(self) -> None:
-        mode = self.server.mode
+        mode = self.server.mode if self.server.only in self.path else Mode.PASS
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests += 1
         forwarded = mode in (Mode.PASS, Mode.SLOW) or self.server.requests % 2 == 0

@@ -166,9 +166,10 @@ def import_mlflow(config: TrackingConfig) -> None:
 def bound_requests() -> None:
     """Let a request to a server that is away fail in seconds; MLflow's defaults take minutes.
 
-    For processes that train. What the user has set in the environment stays.
+    For processes that train. What the user has set in the environment stays. MLflow itself tries
+    nothing twice: it would create a second run where only the answer to the first was late.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 

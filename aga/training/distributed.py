@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,8 +148,8 @@ def pretrain(
 def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     """Ray for the time of the context: the cluster that RAY_ADDRESS names, or one on this machine.
 
-    A Ray that is already connected is used as it is and left running. One that is started here
-    listens on the loopback address only; its dashboard's service frees what a dead run held.
+    A Ray that is already connected is used as it is and left running. One that is started here has
+    its dashboard on the loopback address; its other ports ask for the token in `~/.ray`.
 
     Raises:
         ParamsError: The workers do not fit.
@@ -176,6 +177,8 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if not attached:
+            del os.environ["RAY_API_SERVER_ADDRESS"]
 
 
 def _start_ray() -> None:
@@ -190,9 +193,17 @@ def _start_ray() -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray nices its workers by 15: whatever else this machine does would come before training.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "include_dashboard": True}
+    port = _free_port()
+    # Ray's cleaner of dead runs looks for this machine's only Ray otherwise, and dies of two.
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    options: dict[str, Any] = {
+        "address": "local",  # or it joins whatever anybody has started on this machine
+        "include_dashboard": True,
+        "dashboard_host": "127.0.0.1",
+        "dashboard_port": port,
+    }
     try:
-        ray.init(**options, _node_ip_address="127.0.0.1", dashboard_host="127.0.0.1")
+        ray.init(**options, logging_level=logging.ERROR)
     # Where it is not up within 30 seconds, Ray raises an `Exception` of no class of its own.
     except Exception as error:
         raise ClusterError(
@@ -283,6 +294,12 @@ def _marked_if_cut_off(job: Job) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         mark("KILLED")
         raise
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _keep_token_private() -> None:

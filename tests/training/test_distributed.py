@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from pydantic import ValidationError
+from ray.dashboard.utils import get_address_for_submission_client
 from small_runs import make_home, small_params, small_recipe
 
 from aga.errors import CheckpointError, DataError, ParamsError
@@ -99,8 +105,29 @@ def test_an_error_that_trying_again_would_repeat_keeps_its_class(
     cluster = ClusterConfig.model_validate(values["cluster"])
     job = Job.of(small_recipe(), tracking, home, str(tmp_path / "runs"))
     lost = job.model_copy(update={"home": tmp_path})
-    with ray_session(cluster), pytest.raises(DataError, match="no prepared studies"):
-        launch(lost, cluster)
+    with another_ray(), ray_session(cluster):
+        with pytest.raises(DataError, match="no prepared studies"):
+            launch(lost, cluster)
+        where = ray.remote(num_cpus=0)(get_address_for_submission_client).remote(None)
+        assert ray.get(where) == os.environ["RAY_API_SERVER_ADDRESS"]
+
+
+@contextmanager
+def another_ray() -> Iterator[None]:
+    """What Ray sees of one that somebody else runs on this machine: a process, and its address."""
+    address, folder = "192.0.2.9:1", Path(tempfile.mkdtemp(prefix="r"))
+    program = ["-c", "import time; time.sleep(600)", f"--gcs-address={address}"]
+    process = subprocess.Popen(["raylet", *program], executable=sys.executable)
+    (folder / "ray").mkdir()
+    (folder / "ray/ray_current_cluster").write_text(address)
+    os.environ["RAY_TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["RAY_TMPDIR"]
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_finished_run_that_mlflow_has_not_received_is_sent_by_repeating_it(
