@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -47,6 +48,10 @@ def progress(
         count += count_of(item)
         now = time.monotonic()
         if now - reported >= interval:
-            of = "" if total is None else f" of {total}"
-            _log.info("%d%s %s, %.0f per second", count, of, what, count / (now - started))
+            speed = count / (now - started)
+            of, left = "", ""
+            if total is not None:
+                of = f" of {total}"
+                left = f", ETA {timedelta(seconds=round(max(0, total - count) / speed))}"
+            _log.info("%d%s %s, %.1f per second%s", count, of, what, speed, left)
             reported = now

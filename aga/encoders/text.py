@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -12,6 +14,7 @@ from pydantic import Field, JsonValue, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig
+from transformers.utils import logging as transformers_logging
 
 from aga.config import Config
 from aga.errors import CheckpointError, ParamsError
@@ -148,14 +151,15 @@ def _from_architecture(architecture: TextArchitecture) -> Any:
 
 def _from_folder(path: Path) -> Any:
     try:
-        model, report = AutoModel.from_pretrained(
-            path,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            output_loading_info=True,
-        )
+        with _without_bar():
+            model, report = AutoModel.from_pretrained(
+                path,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                output_loading_info=True,
+            )
     except (OSError, ValueError) as error:
         raise ParamsError(
             "The text encoder's folder does not hold a transformers model.",
@@ -178,6 +182,18 @@ def _from_folder(path: Path) -> Any:
             expected="every tensor of the architecture in config.json",
         )
     return model
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Reading a local file is no wait; transformers draws its bar into log files too."""
+    before = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            transformers_logging.enable_progress_bar()
 
 
 def _check_fit(settings: Any, path: Path, vocabulary: int, max_tokens: int) -> None:

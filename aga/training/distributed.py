@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,12 +36,14 @@ from aga.training.preflight import check_machine, check_resources
 from aga.training.recipe import Recipe, RunData
 from aga.training.resuming import Resume, enter, note
 from aga.training.stopping import StopFile, TerminatedError, on_sigterm
-from aga.training.survey import survey
+from aga.training.survey import lack_of_room, survey
+from aga.training.waiting import telling
 from aga.training.worker import LASTING, SWITCHES, work
 
 logger = logging.getLogger(__name__)
 
 BUNDLE = Path("models/encoder")
+HEARTBEAT_SECONDS = 10.0  # while Ray starts
 
 
 class ClusterConfig(Config):
@@ -140,6 +143,7 @@ def pretrain(
         job.deliver()
     out = job.home / BUNDLE
     names = {"run": job.name}
+    logger.info("exporting the best epoch to %s", BUNDLE)
     sha256 = export_bundle(out, recipe=recipe, data=data, home=home, state=state, names=names)
     return PretrainResult(job.name, state, out, sha256)
 
@@ -164,10 +168,11 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if attached:
-        attach()
-    else:
-        _start_ray()
+    with telling("starting Ray", HEARTBEAT_SECONDS):
+        if attached:
+            attach()
+        else:
+            _start_ray()
     _keep_token_private()
     logger.info("Ray is up")
     try:
@@ -261,7 +266,9 @@ def launch(
         ),
     )
     # A second SIGTERM ends this process at once, and Ray the workers.
-    with _marked_if_cut_off(job), on_sigterm(stop.touch):
+    room = partial(lack_of_room, cluster.resources_per_worker)
+    heartbeat = telling(room, job.recipe.training.heartbeat_seconds)
+    with _marked_if_cut_off(job), on_sigterm(stop.touch), heartbeat:
         try:
             result = trainer.fit()
         except train.TrainingFailedError as error:

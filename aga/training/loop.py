@@ -309,6 +309,7 @@ def _validated(context: TrainingContext) -> dict[str, float]:
             context.validation,
             batch_size=context.config.batch_size,
             device=context.device,
+            heartbeat_seconds=context.config.heartbeat_seconds,
         )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aga.errors import CheckpointError
 from aga.training.checkpoint import TrainingState, save_next
+from aga.training.waiting import telling
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ STOP_PATIENCE = 20.0
 """Likewise of a run that was asked to end: schedulers kill after some thirty seconds."""
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0)
 """Waits between the tries; the last one repeats."""
+TELL_SECONDS = 10.0
+"""Between two lines that tell of a wait."""
 RESERVE = 16 * 2**20
 """Bytes that a checkpoint leaves free, so that logs and metrics can be written."""
 # safetensors has its own class for what the system refuses.
@@ -86,9 +89,10 @@ class CheckpointWriter:
                     fix="free or reconnect the storage, and repeat the command: it goes on from "
                     "the newest checkpoint that is there",
                 ) from self._failure
-            time.sleep(wait)
+            with telling("trying again to write the last checkpoint", TELL_SECONDS):
+                time.sleep(wait)
+                self._write(self._last)
             tries += 1
-            self._write(self._last)
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +104,8 @@ class CheckpointWriter:
     def _wait(self) -> None:
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            pending.result()
+            with telling("waiting for a checkpoint to be written", TELL_SECONDS):
+                pending.result()
 
     def _write(self, state: TrainingState) -> None:
         try:

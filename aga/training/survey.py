@@ -76,6 +76,29 @@ def survey(job: Job, data: RunData, workers: int, each: Mapping[str, int]) -> No
     warn_of_tracking(facts, uri)
 
 
+def lack_of_room(each: Mapping[str, int]) -> str | None:
+    """What a run's workers wait for while Ray has no room for them; None where none wait.
+
+    Args:
+        each: What one of them needs.
+    """
+    import ray
+    from ray.util import placement_group_table
+
+    need = {name: amount for name, amount in each.items() if amount}
+    waiting = [
+        len(group["bundles"])
+        for group in placement_group_table().values()
+        if group["state"] in ("PENDING", "RESCHEDULING")
+        and all(bundle == need for bundle in group["bundles"].values())
+    ]
+    if not waiting:
+        return None
+    free = ray.available_resources()
+    amounts = [f"{name} {amount} each, {free.get(name, 0):g} free" for name, amount in need.items()]
+    return f"waiting for room for {max(waiting)} worker(s) on the cluster: {'; '.join(amounts)}"
+
+
 class _Round:
     """Runs a function once on each node; all rounds together may take a minute.
 

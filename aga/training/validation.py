@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from aga.collectives import rank, world_size
 from aga.data.loader import PairDataset, rank_slice
+from aga.data.progress import progress
 from aga.errors import DataError
 from aga.model import AlignmentModel
 from aga.objectives.base import LossTerms, Objective
@@ -34,6 +36,7 @@ def validate(
     *,
     batch_size: int,
     device: torch.device,
+    heartbeat_seconds: float,
 ) -> dict[str, float]:
     """Measure a model; the same numbers in every worker.
 
@@ -46,6 +49,7 @@ def validate(
         dataset: The pairs.
         batch_size: Over all workers; smaller where the split is.
         device: Where the model is.
+        heartbeat_seconds: Time between two lines of progress, of the first worker.
 
     Returns:
         `loss/validation`, `loss/validation/<term>`, what `Objective.image_dependence` returns as
@@ -61,7 +65,9 @@ def validate(
     images, texts = (torch.zeros(len(dataset), width, device=device) for _ in range(2))
     losses: list[dict[str, Tensor]] = []
     blank = None
-    for batch_number in range(-(-len(dataset) // size)):
+    count = -(-len(dataset) // size)
+    interval = heartbeat_seconds if rank() == 0 else math.inf
+    for batch_number in progress(range(count), "validation batches", count, interval):
         rows = rank_slice(dataset.rows, batch_number, size, rank(), world_size())
         if not len(rows):
             continue

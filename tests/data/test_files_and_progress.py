@@ -51,6 +51,7 @@ def test_progress_off_a_terminal_is_one_line_per_interval(
         assert [record.message.split(" rows")[0] for record in caplog.records] == [
             *("1 of 3", "2 of 3", "3 of 3"),
         ]
+        assert caplog.records[-1].message.endswith(", ETA 0:00:00")
         caplog.clear()
         list(progress(range(3), "rows", interval=60.0))
         assert caplog.records == []

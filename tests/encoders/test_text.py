@@ -88,8 +88,11 @@ def test_every_parameter_gets_a_gradient(folder: Path) -> None:
         assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
 
 
-def test_a_folder_gives_its_weights_and_sizes(folder: Path) -> None:
+def test_a_folder_gives_its_weights_and_sizes(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     encoder = from_folder(folder)
+    assert "\r" not in "".join(capfd.readouterr()), "a progress bar in a log"
     stored = load_file(folder / "model.safetensors")
     state = encoder.backbone.state_dict()
     assert len(state) == sum(name.startswith("bert.") for name in stored)

@@ -133,6 +133,25 @@ def two_nodes() -> Iterator[None]:
 
 
 @pytest.mark.slow
+def test_workers_that_find_no_room_are_told_of(two_nodes: None) -> None:
+    from ray.util import placement_group, remove_placement_group
+
+    each = {"CPU": 1, "GPU": 0}
+    assert surveying.lack_of_room(each) is None
+    group = placement_group([{"CPU": 1}] * 3)
+    deadline = time.monotonic() + 30
+    while (told := surveying.lack_of_room(each)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert told == "waiting for room for 3 worker(s) on the cluster: CPU 1 each, 2 free"
+    assert surveying.lack_of_room({"CPU": 2}) is None, "another run's"
+    remove_placement_group(group)
+    while surveying.lack_of_room(each):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
 def test_two_real_nodes_are_asked(
     two_nodes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

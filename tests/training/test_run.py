@@ -69,6 +69,20 @@ def test_goes_on_from_its_folder_and_a_finished_run_does_nothing(
     assert "epoch" not in caplog.text
 
 
+def test_a_heartbeat_tells_of_training_and_of_validation(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="aga")
+    run_local(small_recipe({"training": {"heartbeat_seconds": 1e-6, "epochs": 1}}), home)
+    told = [record.message for record in caplog.records]
+    assert [line.split("  loss")[0] for line in told[:3]] == [
+        f"epoch 1  step {step}/3" for step in (1, 2, 3)
+    ]
+    assert all("  ETA 0:" in line for line in told[:3])
+    assert "validation batches" in told[3]
+    assert "ETA 0:" in told[3]
+
+
 def test_progress_is_heard_once_each(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="aga")
     recipe = small_recipe({"training": {"heartbeat_seconds": 1000.0, "epochs": 2}})
@@ -315,6 +329,7 @@ def test_processes_validate_the_model_that_is_saved(home: Path, tmp_path: Path) 
         context.validation,
         batch_size=NORMALISED.training.batch_size,
         device=context.device,
+        heartbeat_seconds=60.0,
     )
     for name, value in alone.items():
         # A process's neighbours are those of its slice.

@@ -27,7 +27,7 @@ from aga.training.run import run_local  # noqa: E402
 LONGER = {"training": {"epochs": 4}, "checkpoint": {"every_steps": 5, "keep": 3}}
 
 
-def command(home: Path, *options: str) -> subprocess.Popen[str]:
+def command(home: Path, *options: str) -> subprocess.Popen[bytes]:
     arguments = ["workflows/pretrain.py", "--params", str(home / "params.yaml"), *options]
     return subprocess.Popen(
         [sys.executable, *arguments],
@@ -35,13 +35,14 @@ def command(home: Path, *options: str) -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
     )
 
 
-def finish(process: subprocess.Popen[str], status: int = 0) -> str:
-    output, _ = process.communicate(timeout=240)
+def finish(process: subprocess.Popen[bytes], status: int = 0) -> str:
+    """What it has written: to a pipe, so that no bar may have drawn itself again."""
+    output = process.communicate(timeout=240)[0].decode()
     assert process.returncode == status, output
+    assert "\r" not in output
     return output
 
 
