@@ -32,12 +32,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from aga.config import Config
-from aga.data.splitting.trained_on import TRAINED_ON, TrainedOn, what_is_known
+from aga.data.splitting.trained_on import TRAINED_ON, TrainedOn
 from aga.data.tokenizing.tokenizer import PaddedTokens, encode, open_tokenizer, pad_tokens
 from aga.data.transforms import ImageTransform
 from aga.encoders.weights import load_strict, on_cpu
 from aga.errors import CheckpointError
 from aga.model import AlignmentModel, ModelArchitecture
+from aga.model_card import model_card
 from aga.objectives import ObjectiveConfig, ShippedObjective
 from aga.objectives.base import Objective
 from aga.pairs import PairBatch, PairEmbeddings
@@ -123,8 +124,7 @@ class Bundle:
                 rows=torch.arange(start, start + len(pixels), device=self.device),
             )
             parts.append(self.model(batch))
-        names = PairEmbeddings.__dataclass_fields__
-        return PairEmbeddings(**{k: torch.cat([getattr(p, k) for p in parts]) for k in names})
+        return PairEmbeddings.joined(parts)
 
     def tokenize(self, texts: Sequence[str]) -> PaddedTokens:
         """Tokens made as in training, where the model is; long texts are cut."""
@@ -196,7 +196,8 @@ def save_bundle(
         _write_json(new / "metadata.json", metadata)
         if trained_on is not None:
             trained_on.save(new / TRAINED_ON)
-        (new / "README.md").write_text(model_card(config, metadata, trained_on), encoding="utf-8")
+        card = model_card(model.architecture, shipped.name, metadata, trained_on)
+        (new / "README.md").write_text(card, encoding="utf-8")
         hashes = _hashes(new)
         _write_json(new / MANIFEST, hashes)
         if folder.exists():
@@ -243,53 +244,6 @@ def bundle_sha256(folder: Path) -> str:
         CheckpointError: A file is missing, added or changed.
     """
     return _identity(_verified(folder))
-
-
-def model_card(config: BundleConfig, metadata: Mapping[str, Any], seen: TrainedOn | None) -> str:
-    """The bundle's README: what the model is, what it was made from, how good it is."""
-    shape = config.architecture
-    stated = {name: metadata.get(name, "not stated") for name in ("source", "licence", "citation")}
-    metrics = metadata.get("metrics") or {}
-    rows = [f"| {name} | {value} |" for name, value in sorted(metrics.items())]
-    return "\n".join(
-        [
-            "# Image-report encoder",
-            "",
-            f"Trained with the objective `{config.objective.name}` of the library `aga`.",
-            "",
-            f"- Image encoder: `{shape.image.architecture}`, {shape.channels} channel(s), "
-            f"{shape.image_size[0]} x {shape.image_size[1]} pixels",
-            f"- Text encoder: `{shape.text.settings['model_type']}`, "
-            f"at most {shape.max_tokens} tokens",
-            f"- Joint width: {shape.model.width}",
-            "",
-            "## Data",
-            "",
-            *(f"- {name.capitalize()}: {value}" for name, value in stated.items()),
-            "- This folder holds no patient data: no image, report or identifier.",
-            f"- {what_is_known(seen)}",
-            "",
-            "## Metrics",
-            "",
-            *(["| metric | value |", "|---|---|", *rows] if rows else ["None stated."]),
-            "",
-            "## Intended use",
-            "",
-            "Research on image-report representations: retrieval, zero-shot and transfer studies.",
-            "Not a medical device: not for diagnosis or any decision about a patient.",
-            "",
-            "## Use",
-            "",
-            "```python",
-            "from aga.bundle import load_bundle",
-            "",
-            "bundle = load_bundle(folder)",
-            "image_embeddings = bundle.embed_images(prepared_uint8_images)",
-            "text_embeddings = bundle.embed_texts(reports)",
-            "```",
-            "",
-        ]
-    )
 
 
 def _verified(folder: Path) -> dict[str, str]:

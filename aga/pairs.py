@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -37,6 +38,12 @@ class PairBatch:
         moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
         return PairBatch(**moved)
 
+    def split(self, size: int) -> list[PairBatch]:
+        """Its pairs in order, `size` at a time and the rest at last."""
+        parts = {name: value.split(size) for name, value in vars(self).items()}
+        columns = zip(*parts.values(), strict=True)
+        return [PairBatch(**dict(zip(parts, column, strict=True))) for column in columns]
+
 
 @dataclass(frozen=True)
 class PairEmbeddings:
@@ -62,3 +69,13 @@ class PairEmbeddings:
 
     def __len__(self) -> int:
         return self.image.shape[0]
+
+    @classmethod
+    def joined(cls, parts: Sequence[PairEmbeddings]) -> PairEmbeddings:
+        """The pairs of all parts in order."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+    def features(self) -> dict[str, Tensor]:
+        """What the model computed, by name; the rest comes from the batch."""
+        return {name: getattr(self, name) for name in ("patches", "tokens", "image", "text")}
