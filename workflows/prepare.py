@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aga.command import load, option_parser, run, write_json
 from aga.data.cluster import open_workers
+from aga.data.pixels.dicom import codecs
 from aga.data.preparing.checking import look_through
 from aga.data.preparing.prepare import prepare
 from aga.data.sources import open_source
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         return 1 if found.bad else 0
     out, config, seed = home / "data/studies", params.prepare, params.seed
-    with open_workers(home, root) as workers:
+    with open_workers(home, root, decoders=codecs()) as workers:
         summary = prepare(source, root, out, config, seed, name, workers, held_out)
     write_json(home / "metrics/prepare.json", summary.to_metrics())
     return 0

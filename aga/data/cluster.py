@@ -10,12 +10,13 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aga
+from aga.data.pixels.dicom import codecs
 from aga.data.workers import LocalWorkers, WorkerDied, Workers
 from aga.errors import ClusterError, DataError
 
@@ -50,11 +51,13 @@ def attach() -> None:
 
 
 @contextmanager
-def open_workers(*shared: Path) -> Iterator[Workers]:
+def open_workers(*shared: Path, decoders: Mapping[str, bool] | None = None) -> Iterator[Workers]:
     """Processes on the cluster that RAY_ADDRESS names, or, where it is not set, on this machine.
 
     Args:
         shared: Folders that the calls read and write; every node must see them.
+        decoders: As of `aga.data.pixels.dicom.codecs`, where the calls decode files: every node
+            must have these, lest it depend on the node which files are rejected.
 
     Raises:
         ClusterError: As `attach`.
@@ -69,7 +72,7 @@ def open_workers(*shared: Path) -> Iterator[Workers]:
     if attached:
         attach()
     try:
-        yield RayWorkers(shared)
+        yield RayWorkers(shared, decoders)
     finally:
         if attached:
             ray.shutdown()
@@ -80,29 +83,30 @@ class RayWorkers:
 
     Args:
         shared: Folders that every node must see.
+        decoders: As of `open_workers`.
 
     Attributes:
         count: Cores of the cluster.
     """
 
-    def __init__(self, shared: Sequence[Path]) -> None:
+    def __init__(self, shared: Sequence[Path], decoders: Mapping[str, bool] | None = None) -> None:
         import ray
 
         self.count = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self._shared = [str(folder) for folder in shared]
+        self._needs = [str(folder) for folder in shared], decoders
         self._task = ray.remote(max_retries=0, num_cpus=1)(_called)
 
     def call(self, function: Callable[..., Result], *arguments: object) -> Result:
         """See `Workers.call`.
 
         Raises:
-            DataError: A node does not see the folders.
+            DataError: A node does not see the folders, or decodes other files.
         """
         import ray
         from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
         try:
-            result: Result = ray.get(self._task.remote(self._shared, function, arguments))
+            result: Result = ray.get(self._task.remote(*self._needs, function, arguments))
         except RayTaskError as error:
             raise error.cause from error
         except OutOfMemoryError as error:
@@ -112,7 +116,12 @@ class RayWorkers:
         return result
 
 
-def _called(shared: Sequence[str], function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+def _called(
+    shared: Sequence[str],
+    decoders: Mapping[str, bool] | None,
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+) -> Any:
     for folder in shared:
         if not Path(folder).is_dir():
             raise DataError(
@@ -122,6 +131,15 @@ def _called(shared: Sequence[str], function: Callable[..., Any], arguments: Sequ
                 expected="the same folder on every node",
                 fix="put the project and the raw data on storage that all nodes mount",
             )
+    if decoders is not None and (found := codecs()) != decoders:
+        names = sorted(found.keys() | decoders)
+        other = [name for name in names if found.get(name, False) != decoders.get(name, False)]
+        raise DataError(
+            "A node of the Ray cluster does not decode the same DICOM files as this machine",
+            where=socket.gethostname(),
+            got=f"decoders of one and not of the other: {', '.join(other)}",
+            fix="install requirements.lock on every node",
+        )
     return function(*arguments)
 
 

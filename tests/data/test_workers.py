@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from aga.data.cluster import open_workers
+from aga.data.cluster import RayWorkers, open_workers
+from aga.data.pixels.dicom import codecs
 from aga.data.sources.layouts import require_folder
 from aga.data.workers import LocalWorkers, WorkerDied, in_order
 from aga.errors import ClusterError, DataError
@@ -111,6 +112,10 @@ def test_ray_workers_keep_the_same_contract(
         with pytest.raises(WorkerDied):
             workers.call(os._exit, 11)
         assert workers.call(os.getpid) != os.getpid()
+        other = RayWorkers([tmp_path], codecs() | {"JPEG Baseline": False, "of another": True})
+        with pytest.raises(DataError, match=r"(?s)not decode.*of another.*requirements\.lock"):
+            other.call(os.getpid)
+        assert RayWorkers([tmp_path], codecs()).call(divmod, 7, 2) == (3, 1)
         tmp_path.rename(tmp_path.with_name("elsewhere"))
         with pytest.raises(DataError, match=r"(?s)does not see a folder.*storage that all nodes"):
             workers.call(os.getpid)
