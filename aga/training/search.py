@@ -30,6 +30,8 @@ from aga.tracking import Tracker, TrackingConfig, close_children, provenance, st
 from aga.training.checkpoint import only_writer
 from aga.training.distributed import ClusterConfig, launch, ray_session
 from aga.training.job import Job, deliver
+from aga.training.recipe import RunData
+from aga.training.survey import survey
 from aga.training.validation import Metric
 
 logger = logging.getLogger(__name__)
@@ -154,6 +156,7 @@ def search(
         ParamsError: There are no trials, or a trial's workers do not fit on the cluster.
         DataError: The data are missing or damaged.
         CheckpointError: Another process is at the same search.
+        ClusterError: A node cannot do what the trials need; see `survey`.
     """
     if trials < 1:
         raise ParamsError("A search needs trials", where="trials", got=trials, expected="1 or more")
@@ -178,6 +181,8 @@ def search(
             _closed_children(parent, tracking, home),
         ):
             with ray_session(cluster):
+                place = sample.model_copy(update={"folder": folder})
+                survey(place, RunData.open(home), cluster.workers, cluster.resources_per_worker)
                 ranked = _run_trials(config, make_job, trials, seed, cluster, parent.run_id, folder)
             if not ranked[0].failed:
                 best = {f"best/{config.metric}": ranked[0].best}

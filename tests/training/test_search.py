@@ -6,13 +6,33 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from small_runs import small_params
+from small_runs import make_home, small_params
 
-from aga.errors import AgaError, ParamsError
+from aga.errors import AgaError, ClusterError, ParamsError
 from aga.tracking import TrackingConfig
 from aga.training.distributed import ClusterConfig
 from aga.training.job import Job
+from aga.training.recipe import Recipe
 from aga.training.search import SearchResult, Settings, Trial, TuneConfig, rank, search
+
+
+@pytest.mark.slow
+def test_the_nodes_are_surveyed_before_a_trial_is_started(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    greedy = small_params({"training": {"loader_workers": 10**7}})
+    tracking = TrackingConfig.model_validate(greedy["tracking"])
+    recipe = Recipe.model_validate({name: greedy[name] for name in Recipe.model_fields})
+    with pytest.raises(ClusterError, match=r"(?s)Shared memory.*training\.loader_workers"):
+        search(
+            TuneConfig.model_validate(greedy["tune"]),
+            lambda _: Job.of(recipe, tracking, home, "runs"),
+            trials=1,
+            seed=0,
+            cluster=ClusterConfig.model_validate(greedy["cluster"]),
+            tracking=tracking,
+            home=home,
+        )
+    assert [path.name for path in (home / "runs").iterdir()] == ["searches"]
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
