@@ -1,4 +1,7 @@
-"""`ray job submit` to a real head: the job's code comes from a package, its data from `--home`."""
+"""Jobs of a real head: their code comes from a package, their data from `--home`.
+
+Submitted by `dvc repro` through submit.py, and as Ray's own documentation does.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ import pytest
 from fixtures.project import run_in, small_project
 from fixtures.ray_head import ray_head
 from mlflow import MlflowClient
+
+from aga.params import apply_overlay, parse_settings
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +48,32 @@ def submitted(
         time.sleep(3)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def test_dvc_repro_trains_on_the_cluster_and_fails_where_the_job_fails(
+    project: Path, head: dict[str, str]
+) -> None:
+    stages = project / "dvc.yaml"
+    command = "python workflows/pretrain.py\n"
+    there = f"python workflows/submit.py pretrain --address {head['RAY_ADDRESS']}\n"
+    assert stages.read_text().count(f"cmd: {command}") == 1
+    stages.write_text(stages.read_text().replace(command, there))
+    token = {name: value for name, value in head.items() if name != "RAY_ADDRESS"}
+
+    apply_overlay(project / "params.yaml", parse_settings(["training.batch_size=4000"]))
+    failed = run_in(project, "dvc", "repro", "-s", "pretrain", environment=token, check=False)
+    assert failed.returncode != 0
+    assert "training.batch_size" in failed.stdout + failed.stderr
+    assert "-1 FAILED" in failed.stdout + failed.stderr
+    assert not (project / "dvc.lock").exists()
+
+    apply_overlay(project / "params.yaml", parse_settings(["training.batch_size=16"]))
+    done = run_in(project, "dvc", "repro", "-s", "pretrain", environment=token)
+    assert "-1 SUCCEEDED" in done.stdout + done.stderr
+    assert "epoch 2/2" in done.stdout, "the job's log"
+    assert "pretrain" in (project / "dvc.lock").read_text()
+    again = run_in(project, "dvc", "repro", "-s", "pretrain", environment=token)
+    assert "didn't change, skipping" in again.stdout
 
 
 def test_a_submitted_job_succeeds_and_is_tracked(project: Path, head: dict[str, str]) -> None:

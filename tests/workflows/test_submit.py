@@ -102,6 +102,19 @@ def test_mistakes_are_told(project: Path) -> None:
         connect("http://127.0.0.1:9")
 
 
+def told_by_doctor(project: Path, head: dict[str, str]) -> str:
+    options = ["--params", ROOT / "params.yaml", "--home", project]
+    done = subprocess.run(
+        [sys.executable, ROOT / "workflows/doctor.py", *options, "--address", head["RAY_ADDRESS"]],
+        env={**os.environ, **head, "RAY_ADDRESS": "", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "are free where the runs are" in done.stdout, done.stderr
+    return done.stdout
+
+
 def read_until(process: subprocess.Popen[str], words: str) -> None:
     assert process.stdout is not None
     told = ""
@@ -129,6 +142,9 @@ def test_exit_codes_logs_attaching_and_stopping(
     read_until(first, "home /shared/x\n")
     second = submit(project, head, *options)
     read_until(second, "is there already")
+    found = told_by_doctor(project, head)
+    assert "is RUNNING: python workflows/nap.py --home /shared/x" in found
+    assert f"ray job stop --address {head['RAY_ADDRESS']} aga-nap-" in found
     morning.touch()
     followed, own = ended(second, 1), ended(first, 1)
     assert "home /shared/x" in followed, "the log from its beginning"
@@ -144,3 +160,4 @@ def test_exit_codes_logs_attaching_and_stopping(
     assert "-2 STOPPED" in ended(stopped, 130)
 
     assert "SUCCEEDED" in ended(submit(project, head), 0)
+    assert "of the cluster" not in told_by_doctor(project, head)
