@@ -37,9 +37,9 @@ from aga.settings import (
 from aga.tracking import TrackingConfig
 from aga.training.checkpoint import CheckpointConfig
 from aga.training.distributed import ClusterConfig
-from aga.training.loop import TrainingConfig
 from aga.training.optimizer import OptimizerConfig
 from aga.training.search import TuneConfig
+from aga.training.settings import TrainingConfig
 
 __all__ = [
     "Overlay",

@@ -13,7 +13,7 @@ from aga.evaluation import Metrics, evaluate
 from aga.params import Params
 from aga.training.checkpoint import Row
 from aga.training.export import export_bundle
-from aga.training.loop import best_epoch
+from aga.training.history import best_epoch
 from aga.training.recipe import Recipe, RunData
 from aga.training.run import run_local
 

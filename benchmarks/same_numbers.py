@@ -91,7 +91,7 @@ def _process(number: int, count: int, home: str, settings: str, steps: int, scra
     dist.destroy_process_group()
 
 
-def _phantom(home: Path) -> Params:
+def phantom(home: Path) -> Params:
     """A small phantom, prepared and tokenized below `home` as the line does it."""
     values = overlaid(read_yaml(ROOT / "params.yaml"), SMALL)
     path = home / "params.yaml"
@@ -109,7 +109,7 @@ def main() -> int:
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        params = _phantom(Path(scratch))
+        params = phantom(Path(scratch))
         for name in OBJECTIVES:
             objective = params.objective.model_copy(update={"name": name})
             values = {field: getattr(params, field) for field in Recipe.model_fields}

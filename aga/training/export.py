@@ -12,9 +12,10 @@ from aga.bundle import save_bundle
 from aga.data.loader import PairDataset
 from aga.data.splitting.trained_on import TrainedOn, record_of
 from aga.training.checkpoint import Row, TrainingState
-from aga.training.loop import SelectConfig, best_epoch
+from aga.training.history import best_epoch
 from aga.training.recipe import Recipe, RunData
 from aga.training.run import build_network
+from aga.training.settings import SelectConfig
 
 
 def export_bundle(

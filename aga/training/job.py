@@ -11,6 +11,7 @@ from typing import Self
 from aga.config import Config
 from aga.errors import TrackingError
 from aga.tracking import Tracker, TrackingConfig, is_delivered, provenance, replay, start_run
+from aga.training.accumulation import check_micro_batches
 from aga.training.checkpoint import (
     COMMAND,
     Row,
@@ -20,7 +21,7 @@ from aga.training.checkpoint import (
     only_writer,
 )
 from aga.training.export import started_from
-from aga.training.loop import finished
+from aga.training.history import finished
 from aga.training.preflight import check_batches, check_storage
 from aga.training.recipe import Recipe, RunData
 from aga.training.run import WRITER_PATIENCE, build_network
@@ -109,6 +110,7 @@ class Job(Config):
         started_from(self.recipe, self.home)
         network = build_network(self.recipe, data, self.home)
         block = network.objective.block
+        check_micro_batches(network.model, self.recipe.training.micro_batch)
         check_batches(data.studies.info.splits, self.recipe.training, workers, block)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         check_storage(self.folder, parameters, self.recipe.checkpoint)

@@ -15,28 +15,24 @@ asked to stop, all of them do after the same step.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, Literal
+from functools import cached_property, partial
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aga.collectives import rank, world_size
-from aga.config import Config
 from aga.data.loader import EpochBatches, PairDataset
-from aga.data.sampling import SamplingConfig
-from aga.data.transforms import AugmentationConfig
 from aga.model import AlignmentModel
 from aga.objectives.base import LossTerms, Objective
 from aga.pairs import PairBatch
+from aga.training.accumulation import accumulate
 from aga.training.checkpoint import Row, TrainingState
 from aga.training.events import CheckpointEvent, Clock, EpochEvent, Event
+from aga.training.history import best_epoch, finished
 from aga.training.optimizer import (
     OptimizerConfig,
     build_optimizer,
@@ -44,52 +40,11 @@ from aga.training.optimizer import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
+from aga.training.seeds import fold
+from aga.training.settings import TrainingConfig
 from aga.training.step_metrics import DivergenceError, agreed, require_finite, step_metrics
 from aga.training.stopping import StopAsked
-from aga.training.validation import Metric, validate
-
-
-class SelectConfig(Config):
-    """Which epoch is the best.
-
-    Attributes:
-        metric: A metric of the validation split.
-        mode: Whether a higher or a lower value is better.
-    """
-
-    metric: Metric
-    mode: Literal["min", "max"]
-
-
-class TrainingConfig(Config):
-    """Settings of the loop.
-
-    Attributes:
-        pairs: How many pairs of the training split to learn from, drawn by the seed, patient by
-            patient; None takes all.
-        epochs: At most this many.
-        batch_size: Pairs of a step over all workers.
-        precision: What the encoders compute in; weights and objectives stay in fp32.
-        threads: CPU threads of a worker.
-        augmentation: How training images are changed.
-        sampling: What of a study an epoch shows.
-        loader_workers: Threads that prepare batches ahead; 0 prepares them in between.
-        select: Which epoch is exported.
-        patience: Epochs without a better one before training stops; 0 never stops early.
-        heartbeat_seconds: Time between two lines of progress.
-    """
-
-    pairs: Annotated[int, Field(gt=0)] | None
-    epochs: Annotated[int, Field(gt=0)]
-    batch_size: Annotated[int, Field(gt=1)]
-    precision: Literal["fp32", "bf16"]
-    threads: Annotated[int, Field(gt=0)]
-    augmentation: AugmentationConfig
-    sampling: SamplingConfig
-    loader_workers: Annotated[int, Field(ge=0)]
-    select: SelectConfig
-    patience: Annotated[int, Field(ge=0)]
-    heartbeat_seconds: Annotated[float, Field(gt=0)]
+from aga.training.validation import validate
 
 
 class PairNetwork(nn.Module):
@@ -189,26 +144,6 @@ def train(
         yield CheckpointEvent(learner.state())
 
 
-def best_epoch(history: Sequence[Row], select: SelectConfig) -> int:
-    """The epoch, counted from 1, with the best value of the chosen metric; the first of equals."""
-    values = [row[select.metric] for row in history]
-    return 1 + values.index(max(values) if select.mode == "max" else min(values))
-
-
-def finished(history: Sequence[Row], config: TrainingConfig) -> bool:
-    """Whether a run is done: every epoch has its row, or none was better for `patience` epochs."""
-    if not history or len(history) >= config.epochs:
-        return bool(history)
-    stale = len(history) - best_epoch(history, config.select)
-    return 0 < config.patience <= stale
-
-
-def fold(*numbers: int) -> int:
-    """A seed that depends on every number and their order; unlike sums, no two runs share one."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
-
-
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The context that the encoders run in."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
@@ -230,7 +165,7 @@ class _Learner:
         if start is not None:
             self._restore(start)
         self._network: nn.Module = context.network
-        if world_size() > 1:
+        if world_size() > 1 and context.config.micro_batch is None:
             # A weight of 0 leaves the parameters of its term without a gradient.
             self._network = DistributedDataParallel(context.network, find_unused_parameters=True)
 
@@ -241,16 +176,13 @@ class _Learner:
             DivergenceError: The network is as it was before.
         """
         context, settings = self._context, self._context.optimizer
-        torch.manual_seed(fold(context.seed, self.step, rank()))
         rate = learning_rate(self.step, context.total_steps, settings)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         before = [buffer.clone() for buffer in context.network.buffers()]
         self._network.train()
         self._optimizer.zero_grad(set_to_none=True)
-        with autocast(context.config.precision, context.device):
-            losses: LossTerms = self._network(batch.to(context.device))
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        losses = self._backward(batch.to(context.device))
         norm = nn.utils.clip_grad_norm_(context.network.parameters(), settings.gradient_clip)
         metrics, self.stopping = agreed(step_metrics(losses, norm), self._stop_asked())
         try:
@@ -264,6 +196,20 @@ class _Learner:
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         return metrics | {"learning_rate": rate}
+
+    def _backward(self, batch: PairBatch) -> LossTerms:
+        """The loss of a batch, and its gradient, in the parameters of every worker."""
+        context, size = self._context, self._context.config.micro_batch
+        seed = fold(context.seed, self.step, rank())
+        precision = partial(autocast, context.config.precision, context.device)
+        if size is not None:
+            model, objective = context.network.model, context.network.objective
+            return accumulate(model, objective, batch, size, precision=precision, seed=seed)
+        torch.manual_seed(seed)
+        with precision():
+            losses: LossTerms = self._network(batch)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        return losses
 
     def end_epoch(self, epoch: int, measured: Row, pairs_per_second: float) -> EpochEvent:
         """Close the epoch: its row of the history, and its weights if they are the best."""
@@ -308,6 +254,7 @@ def _validated(context: TrainingContext) -> dict[str, float]:
             context.network.objective,
             context.validation,
             batch_size=context.config.batch_size,
+            micro_batch=context.config.micro_batch,
             device=context.device,
             heartbeat_seconds=context.config.heartbeat_seconds,
         )

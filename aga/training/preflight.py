@@ -16,7 +16,7 @@ import torch
 
 from aga.errors import CheckpointError, DataError, ParamsError
 from aga.training.checkpoint import CheckpointConfig
-from aga.training.loop import TrainingConfig
+from aga.training.settings import TrainingConfig
 
 BYTES_PER_PARAMETER = 16  # weights, two moments and the best epoch's weights, in float32
 

@@ -20,8 +20,8 @@ from aga.errors import CheckpointError
 from aga.model import ModelConfig
 from aga.objectives import ObjectiveConfig
 from aga.training.checkpoint import CheckpointConfig
-from aga.training.loop import TrainingConfig
 from aga.training.optimizer import OptimizerConfig
+from aga.training.settings import TrainingConfig
 
 STUDIES, TOKENS, CACHE = Path("data/studies"), Path("data/tokens"), Path("data/cache")
 TRAINING_CODE = (

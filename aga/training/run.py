@@ -23,6 +23,7 @@ from aga.collectives import rank, world_size
 from aga.data.loader import PairDataset
 from aga.model import AlignmentModel
 from aga.objectives import build_objective, collapse_warnings
+from aga.training.accumulation import check_micro_batches
 from aga.training.checkpoint import (
     CheckpointConfig,
     Row,
@@ -32,17 +33,13 @@ from aga.training.checkpoint import (
     only_writer,
 )
 from aga.training.events import CheckpointEvent, EpochEvent, StepEvent
-from aga.training.loop import (
-    PairNetwork,
-    TrainingConfig,
-    TrainingContext,
-    finished,
-    fold,
-    train,
-)
+from aga.training.history import finished
+from aga.training.loop import PairNetwork, TrainingContext, train
 from aga.training.preflight import check_batches
 from aga.training.recipe import Recipe, RunData
 from aga.training.saving import END_PATIENCE, STOP_PATIENCE, CheckpointWriter
+from aga.training.seeds import fold
+from aga.training.settings import TrainingConfig
 from aga.training.stopping import StopAsked, TerminatedError, on_sigterm
 from aga.training.validation import LOSS, MEAN_RECALL
 
@@ -102,6 +99,7 @@ def build_context(
     network = build_network(recipe, data, home)
     splits, block = data.studies.info.splits, network.objective.block
     check_batches(splits, recipe.training, world_size(), block)
+    check_micro_batches(network.model, recipe.training.micro_batch)
     torch.set_num_threads(recipe.training.threads)
     # On a GPU it would cost speed, and kernels without a deterministic form would remain.
     torch.use_deterministic_algorithms(device.type == "cpu")

@@ -35,6 +35,7 @@ def validate(
     dataset: PairDataset,
     *,
     batch_size: int,
+    micro_batch: int | None,
     device: torch.device,
     heartbeat_seconds: float,
 ) -> dict[str, float]:
@@ -48,6 +49,7 @@ def validate(
         objective: Likewise.
         dataset: The pairs.
         batch_size: Over all workers; smaller where the split is.
+        micro_batch: Pairs that are embedded at once, at most; None embeds a worker's share.
         device: Where the model is.
         heartbeat_seconds: Time between two lines of progress, of the first worker.
 
@@ -74,7 +76,8 @@ def validate(
         batch = dataset.batch(rows).to(device)
         if blank is None:  # 0 is the mean of the training pixels
             blank = model.encode_images(torch.zeros_like(batch.images[:1]))[0]
-        pairs: PairEmbeddings = model(batch)
+        parts = batch.split(micro_batch or len(batch))
+        pairs = PairEmbeddings.joined([model(part) for part in parts])
         places = torch.from_numpy(np.searchsorted(dataset.rows, rows)).to(device)
         images[places], texts[places] = pairs.image.float(), pairs.text.float()
         if batch_number < len(dataset) // size:

@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 
-from aga.training.loop import best_epoch
+from aga.training.history import best_epoch
 from aga.training.recipe import Recipe
 from aga.training.run import run_local
 from benchmarks.comparison import TUNED, WORK, cell_params, merged, settings

@@ -20,16 +20,12 @@ from small_runs import (
 from aga.errors import DataError
 from aga.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from aga.training.events import CheckpointEvent, EpochEvent, Event, StepEvent
-from aga.training.loop import (
-    SelectConfig,
-    TrainingContext,
-    best_epoch,
-    finished,
-    fold,
-    train,
-)
+from aga.training.history import best_epoch, finished
+from aga.training.loop import TrainingContext, train
 from aga.training.recipe import Recipe, RunData
 from aga.training.run import build_context
+from aga.training.seeds import fold
+from aga.training.settings import SelectConfig
 from aga.training.step_metrics import DivergenceError, row_id
 from aga.training.validation import MEAN_RECALL
 

@@ -34,7 +34,7 @@ from aga.data.studies import MANIFEST_FILE, StudyDataset
 from aga.errors import CheckpointError, DataError
 from aga.training.checkpoint import TrainingState, checkpoints, load_checkpoint, only_writer
 from aga.training.export import export_bundle, summary, write_curves
-from aga.training.loop import best_epoch
+from aga.training.history import best_epoch
 from aga.training.recipe import Recipe, RunData
 from aga.training.run import Listener, build_context, build_network, follow, run_local
 from aga.training.validation import validate
@@ -329,6 +329,7 @@ def test_processes_validate_the_model_that_is_saved(home: Path, tmp_path: Path) 
         context.validation,
         batch_size=NORMALISED.training.batch_size,
         device=context.device,
+        micro_batch=None,
         heartbeat_seconds=60.0,
     )
     for name, value in alone.items():
