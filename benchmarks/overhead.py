@@ -18,7 +18,6 @@ end, with the table of what is needed and there.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -32,6 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -59,7 +59,7 @@ WARM_UP = 5  # heartbeats left out
 SETTINGS = (
     "phantom.patients=800",
     "training.batch_size=8",
-    "training.epochs=4",
+    "training.epochs=3",
     "training.heartbeat_seconds=1.0",
     "tracking.explain_pairs=0",
 )
@@ -81,8 +81,9 @@ MARKS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one run: seconds of a step, and steps a second with everything that a run does."""
+    """Of one run: its steps, seconds of one, and steps a second with everything that a run does."""
 
+    steps: int
     step_seconds: float
     whole: float
 
@@ -102,7 +103,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         home = Home(Path(scratch), options.prepared or Path(scratch) / "prepared")
         measured: dict[str, Callable[[], Iterator[Row]]] = {
-            "speed": lambda: (speed(home, options.pairs, count) for count in options.threads),
+            "speed": lambda: chain(*(speed(home, options.pairs, n) for n in options.threads)),
             "start": lambda: (start(home, options.starts, running) for running in (False, True)),
             "refusal": lambda: iter([refusal(home, options.refusals)]),
         }
@@ -138,8 +139,8 @@ class Home:
         return home
 
 
-def speed(home: Home, pairs: int, threads: int) -> Row:
-    """Runs with and without Ray in turns; the row of their speeds."""
+def speed(home: Home, pairs: int, threads: int) -> Iterator[Row]:
+    """Runs with and without Ray in turns; the row of their speeds, from the second pair on."""
     settings = (f"training.threads={threads}", f"cluster.cpus_per_worker={threads}")
     found: dict[bool, list[Speed]] = {True: [], False: []}
     for pair in range(pairs):
@@ -148,13 +149,8 @@ def speed(home: Home, pairs: int, threads: int) -> Row:
             _to_the_end((start_with_ray if ray else start_without_ray)(folder))
             found[ray].append(_speed_of(folder))
             print(f"pair {pair}  Ray {ray}  {found[ray][-1]}", file=sys.stderr, flush=True)
-    row: Row = {"what": f"speed, {threads} thread(s)", "pairs": pairs, "cores": os.cpu_count()}
-    for ray, name in ((False, "bare"), (True, "ray")):
-        seconds = statistics.median(run.step_seconds for run in found[ray])
-        row[f"step_seconds_{name}"] = round(seconds, 4)
-    both = list(zip(found[True], found[False], strict=True))
-    row |= _ratio("step", [bare.step_seconds / ray.step_seconds for ray, bare in both])
-    return row | _ratio("whole", [ray.whole / bare.whole for ray, bare in both])
+        if pair:
+            yield {"what": f"speed, {threads} thread(s)", **_row_of(found[True], found[False])}
 
 
 def start(home: Home, times: int, running: bool) -> Row:
@@ -218,6 +214,16 @@ def _command(folder: Path) -> list[str]:
     return [sys.executable, "workflows/pretrain.py", "--params", str(folder / "params.yaml")]
 
 
+def _row_of(with_ray: Sequence[Speed], without: Sequence[Speed]) -> Row:
+    row: Row = {"pairs": len(with_ray), "steps": with_ray[0].steps, "cores": os.cpu_count()}
+    for name, runs in (("bare", without), ("ray", with_ray)):
+        seconds = statistics.median(run.step_seconds for run in runs)
+        row[f"step_seconds_{name}"] = round(seconds, 4)
+    both = list(zip(with_ray, without, strict=True))
+    row |= _ratio("step", [bare.step_seconds / ray.step_seconds for ray, bare in both])
+    return row | _ratio("whole", [ray.whole / bare.whole for ray, bare in both])
+
+
 def _to_the_end(run: Start) -> None:
     if run.exit_code(PATIENCE) != 0:
         raise RuntimeError(f"a run did not end well: {run.told()[-4000:]}")
@@ -233,12 +239,12 @@ def _speed_of(folder: Path) -> Speed:
     # Seconds that the steps so far took by the run's clock.
     clock = [(beat["step"], beat["step"] * batch / beat["values"][name]) for beat in beats]
     between = [
-        (after - before) / (step - earlier)
-        for (earlier, before), (step, after) in itertools.pairwise(clock)
+        (after - before) / (step - earlier) for (earlier, before), (step, after) in pairwise(clock)
     ]
     first, last = records[0], records[-1]
     steps = last["step"] - first["step"]
     return Speed(
+        steps=last["step"],
         step_seconds=statistics.median(between[WARM_UP:]),
         whole=1000 * steps / (last["time"] - first["time"]),
     )
