@@ -36,7 +36,7 @@ from aga.settings import (
 )
 from aga.tracking import TrackingConfig
 from aga.training.checkpoint import CheckpointConfig
-from aga.training.distributed import ClusterConfig
+from aga.training.cluster import ClusterConfig
 from aga.training.optimizer import OptimizerConfig
 from aga.training.search import TuneConfig
 from aga.training.settings import TrainingConfig

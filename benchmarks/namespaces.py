@@ -43,6 +43,7 @@ class Node:
     def environment(self) -> dict[str, str]:
         """Of processes of this node: without the interface's name gloo resolves to loopback."""
         own = {"GLOO_SOCKET_IFNAME": "eth0", "RAY_AUTH_MODE": "disabled"}
+        own["RAY_worker_niceness"] = "0"  # at Ray's 15 a busy machine leaves them nothing
         return {**os.environ, **own, "RAY_ADDRESS": f"{self.head}:{GCS_PORT}"}
 
     def run(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
@@ -106,6 +107,17 @@ class Node:
                     continue
             time.sleep(0.05)
         return len(killed)
+
+    def runs_ray(self) -> bool:
+        """Whether its Ray node is there."""
+        names = (Path(f"/proc/{pid}/comm") for pid in self.pids())
+        return any(name.exists() and name.read_text().strip() == "raylet" for name in names)
+
+    def revive(self) -> None:
+        """Start its Ray node where it has ended, as systemd, Slurm or Kubernetes would."""
+        if not self.runs_ray():
+            self.kill()
+            self.start_ray()
 
     def set_link(self, state: str) -> None:
         """Plug the node's cable in (`up`), or pull it (`down`)."""

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     params, home = load(options)
     if options.overfit is None:
-        check_machine(params.cluster.workers, params.cluster.resources_per_worker)
+        check_machine(params.cluster)
     refuse_leaks(StudyDataset.open(home / "data/studies"), params.leaks, home)
     recipe = Recipe(
         seed=params.seed,

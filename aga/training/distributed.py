@@ -19,15 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from aga.config import Config
 from aga.data.cluster import attach
 from aga.errors import AgaError, CheckpointError, ClusterError, TrackingError
 from aga.tracking import Status, TrackingConfig
 from aga.training.checkpoint import TrainingState
+from aga.training.cluster import ClusterConfig
 from aga.training.export import export_bundle
 from aga.training.failures import told
 from aga.training.job import Job
@@ -38,35 +36,15 @@ from aga.training.resuming import Resume, enter, note
 from aga.training.stopping import StopFile, TerminatedError, on_sigterm
 from aga.training.survey import lack_of_room, survey
 from aga.training.waiting import telling
-from aga.training.worker import LASTING, SWITCHES, work
+from aga.training.worker import LASTING, START_TIMEOUT, SWITCHES, work
 
 logger = logging.getLogger(__name__)
 
 BUNDLE = Path("models/encoder")
 HEARTBEAT_SECONDS = 10.0  # while Ray starts
-
-
-class ClusterConfig(Config):
-    """The workers and where they save.
-
-    Attributes:
-        workers: Number of processes; they share each batch.
-        cpus_per_worker: CPUs that Ray sets aside for each.
-        gpus_per_worker: GPUs for each.
-        storage: Folder of the runs; every node must reach it under the same path.
-        max_failures: How often workers that died are started again.
-    """
-
-    workers: Annotated[int, Field(gt=0)]
-    cpus_per_worker: Annotated[int, Field(gt=0)]
-    gpus_per_worker: Annotated[int, Field(ge=0, le=1)]
-    storage: str
-    max_failures: Annotated[int, Field(ge=0)]
-
-    @property
-    def resources_per_worker(self) -> dict[str, int]:
-        """What one worker needs, in Ray's words."""
-        return {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}
+ELASTIC_START_TIMEOUT = "30"
+"""Seconds until elastic workers try with fewer, where a node is lost that Ray still counts on."""
+RESIZE_SECONDS = 60.0  # between two looks whether there is room for more of them
 
 
 @dataclass(frozen=True)
@@ -112,7 +90,8 @@ def pretrain(
         ParamsError: The settings do not fit each other, or ask for more than the cluster has.
         DataError: The data are missing, damaged or too few.
         CheckpointError: The storage cannot be used, or another process is writing this run.
-        ClusterError: A node lacks the storage, the data or the software.
+        ClusterError: A node lacks the storage, the data or the software; or there was no room for
+            the fewest workers for 20 minutes.
         DivergenceError: The loss is no longer a number.
         TrainingFailedError: The workers failed for good.
         TerminatedError: This process got SIGTERM; the workers have saved their state.
@@ -124,12 +103,12 @@ def pretrain(
     enter(job, made_of, resume)
     state = job.final_state()
     if state is None:
-        job.check(data, cluster.workers)
+        job.check(data, cluster.workers, cluster.fewest)
         with job.held():
             note(job.folder, made_of)
             with ray_session(cluster):
-                survey(job, data, cluster.workers, cluster.resources_per_worker)
-                logger.info("the nodes are fit; starting %d worker(s)", cluster.workers)
+                survey(job, data, cluster)
+                logger.info("the nodes are fit; starting up to %d worker(s)", cluster.workers)
                 launch(job, cluster, make_pages=make_pages)
         state = job.final_state()
         if state is None:
@@ -159,9 +138,10 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         ParamsError: The workers do not fit.
         ClusterError: The cluster does not answer, or Ray does not start on this machine.
     """
-    for name, value in SWITCHES.items():
+    elastic = {} if cluster.min_workers is None else {START_TIMEOUT: ELASTIC_START_TIMEOUT}
+    for name, value in {**SWITCHES, **elastic}.items():
         os.environ.setdefault(name, value)
-    check_machine(cluster.workers, cluster.resources_per_worker)
+    check_machine(cluster)
     attached = "RAY_ADDRESS" in os.environ
     import ray
 
@@ -178,7 +158,7 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     try:
         if attached:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            check_resources(nodes, cluster.workers, cluster.resources_per_worker)
+            check_resources(nodes, cluster)
         yield
     finally:
         ray.shutdown()
@@ -235,23 +215,27 @@ def launch(
 
     Raises:
         AgaError: A worker raised it, as where the loss diverges or data are damaged.
+        ClusterError: For 20 minutes there was no room for the fewest of elastic workers.
         TerminatedError: This process got SIGTERM; the workers have saved their state.
         TrainingFailedError: A worker failed with another error, or died; see `told`.
     """
     from ray import train
-    from ray.train.torch import TorchTrainer
 
+    from aga.training.elastic import ElasticTrainer
     from aga.training.listening import ListeningConfig
 
+    elastic = cluster.min_workers is not None
     stop = StopFile(job.folder).path
     stop.unlink(missing_ok=True)  # of an earlier start
-    trainer = TorchTrainer(
+    trainer = ElasticTrainer(
         work,
+        counts=job.even_counts(cluster),
         # Pickled, so that Ray's controller need not import what only workers call.
         train_loop_config={"job": job.model_dump_json(), "make_pages": pickle.dumps(make_pages)},
-        torch_config=ListeningConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        backend_config=ListeningConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=train.ScalingConfig(
-            num_workers=cluster.workers,
+            num_workers=(cluster.fewest, cluster.workers) if elastic else cluster.workers,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=cluster.resources_per_worker,
         ),
@@ -259,7 +243,9 @@ def launch(
             name=job.name,
             storage_path=str(job.folder.parent),
             failure_config=train.FailureConfig(
-                max_failures=cluster.max_failures, controller_failure_limit=3
+                # Elastic workers have a limit of time instead.
+                max_failures=cluster.max_failures,
+                controller_failure_limit=-1 if elastic else 3,
             ),
             callbacks=list(callbacks),
             logging_config=train.LoggingConfig(log_level="ERROR"),

@@ -47,9 +47,12 @@ def told(error: Exception, run: str) -> AgaError:
         run: Name of the run.
 
     Returns:
-        The worker's own error where it is written for a user; else one that names it and has the
-        worker's traceback as a note, which `aga.command.run` prints below.
+        The own error of a worker, or of the scaling policy, where it is written for a user; else
+        one that names it and has the worker's traceback as a note, which `aga.command.run` prints
+        below.
     """
+    if isinstance(reason := getattr(error, "controller_failure", None), AgaError):
+        return reason
     found = first_failure(getattr(error, "worker_failures", {}))
     if found is None:
         return _failed(run, str(error))

@@ -10,6 +10,7 @@ from typing import Self
 
 from aga.config import Config
 from aga.errors import TrackingError
+from aga.objectives import build_objective
 from aga.tracking import Tracker, TrackingConfig, is_delivered, provenance, replay, start_run
 from aga.training.accumulation import check_micro_batches
 from aga.training.checkpoint import (
@@ -20,9 +21,10 @@ from aga.training.checkpoint import (
     newest_good,
     only_writer,
 )
+from aga.training.cluster import ClusterConfig
 from aga.training.export import started_from
 from aga.training.history import finished
-from aga.training.preflight import check_batches, check_storage
+from aga.training.preflight import check_batches, check_storage, even_counts
 from aga.training.recipe import Recipe, RunData
 from aga.training.run import WRITER_PATIENCE, build_network
 
@@ -99,8 +101,17 @@ class Job(Config):
         newest = newest_good(self.folder)
         return load_checkpoint(newest).history if newest else []
 
-    def check(self, data: RunData, workers: int) -> None:
+    def even_counts(self, cluster: ClusterConfig) -> list[int]:
+        """The numbers of workers that the run may have."""
+        block = build_objective(self.recipe.objective, self.recipe.model.width).block
+        return even_counts(self.recipe.training.batch_size, block, cluster)
+
+    def check(self, data: RunData, *counts: int) -> None:
         """Fail on what would fail in the workers, before any is started.
+
+        Args:
+            data: The data.
+            counts: Numbers of workers that there may be.
 
         Raises:
             ParamsError: The settings do not fit each other.
@@ -111,7 +122,8 @@ class Job(Config):
         network = build_network(self.recipe, data, self.home)
         block = network.objective.block
         check_micro_batches(network.model, self.recipe.training.micro_batch)
-        check_batches(data.studies.info.splits, self.recipe.training, workers, block)
+        for workers in counts:
+            check_batches(data.studies.info.splits, self.recipe.training, workers, block)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         check_storage(self.folder, parameters, self.recipe.checkpoint)
 

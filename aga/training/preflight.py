@@ -16,6 +16,7 @@ import torch
 
 from aga.errors import CheckpointError, DataError, ParamsError
 from aga.training.checkpoint import CheckpointConfig
+from aga.training.cluster import ClusterConfig
 from aga.training.settings import TrainingConfig
 
 BYTES_PER_PARAMETER = 16  # weights, two moments and the best epoch's weights, in float32
@@ -77,30 +78,37 @@ def check_batches(
             )
 
 
-def check_resources(nodes: Sequence[Resources], workers: int, each: Resources) -> None:
-    """Check that the workers fit on the nodes; asking for more would wait for ever.
+def even_counts(batch_size: int, block: int, cluster: ClusterConfig) -> list[int]:
+    """The numbers of workers, from the fewest to the most, that share a batch evenly."""
+    counts = range(cluster.fewest, cluster.workers + 1)
+    return [n for n in counts if batch_size % n == 0 and batch_size // n % block == 0]
+
+
+def check_resources(nodes: Sequence[Resources], cluster: ClusterConfig) -> None:
+    """Check that the fewest workers fit on the nodes; asking for more would wait for ever.
 
     Args:
         nodes: What each node has in all: `{"CPU": 8, "GPU": 1}`.
-        workers: Number of workers.
-        each: What one of them needs.
+        cluster: The workers.
 
     Raises:
         ParamsError: They do not fit; the message holds a table of what is needed and there.
     """
-    if sum(workers_that_fit(node, each) for node in nodes) >= workers:
+    each = cluster.resources_per_worker
+    if sum(workers_that_fit(node, each) for node in nodes) >= cluster.fewest:
         return
+    count = "cluster.workers" if cluster.min_workers is None else "cluster.min_workers"
     lines = ["            need   have   largest node   settings"]
     for name, amount in each.items():
         have = [node.get(name, 0) for node in nodes]
-        setting = f"cluster.workers x cluster.{name.lower()}s_per_worker"
-        needed = f"{amount * workers:g}"
+        setting = f"{count} x cluster.{name.lower()}s_per_worker"
+        needed = f"{amount * cluster.fewest:g}"
         lines.append(
             f"    {name:<5}{needed:>7}{sum(have):>7g}{max(have, default=0):>15g}   {setting}"
         )
     raise ParamsError(
         "The cluster does not have the resources that the workers ask for\n" + "\n".join(lines),
-        where="cluster.workers, cluster.cpus_per_worker, cluster.gpus_per_worker",
+        where=f"{count}, cluster.cpus_per_worker, cluster.gpus_per_worker",
         got=f"{len(nodes)} node(s)",
         fix="lower these settings, or start more nodes",
     )
@@ -141,14 +149,14 @@ def check_storage(run: Path, parameters: int, checkpoint: CheckpointConfig) -> N
         )
 
 
-def check_machine(workers: int, each: Resources) -> None:
-    """Check that the workers fit on this machine, unless RAY_ADDRESS names a cluster for them.
+def check_machine(cluster: ClusterConfig) -> None:
+    """Check that the fewest workers fit on this machine, unless RAY_ADDRESS names a cluster.
 
     Raises:
         ParamsError: As `check_resources`.
     """
     if "RAY_ADDRESS" not in os.environ:
-        check_resources([local_node()], workers, each)
+        check_resources([local_node()], cluster)
 
 
 def local_node() -> dict[str, int]:

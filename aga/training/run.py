@@ -174,7 +174,12 @@ def follow(
             writer = held.enter_context(CheckpointWriter(folder, checkpoint.keep))
         state = _agreed_start(folder) if folder else None
         if state and leader:
-            logger.info("resuming at step %d of %d", state.step, context.total_steps)
+            logger.info(
+                "resuming at step %d of %d, workers: %d",
+                state.step,
+                context.total_steps,
+                world_size(),
+            )
         heartbeat = _Heartbeat(context.config.heartbeat_seconds, context.total_steps)
         known_collapses: set[str] = set()
         for event in train(context, state, stop_asked):

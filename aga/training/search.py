@@ -28,7 +28,8 @@ from aga.config import Config
 from aga.errors import AgaError, ParamsError, TrackingError
 from aga.tracking import Tracker, TrackingConfig, close_children, provenance, start_run
 from aga.training.checkpoint import only_writer
-from aga.training.distributed import ClusterConfig, launch, ray_session
+from aga.training.cluster import ClusterConfig
+from aga.training.distributed import launch, ray_session
 from aga.training.job import Job, deliver
 from aga.training.recipe import RunData
 from aga.training.survey import survey
@@ -148,7 +149,7 @@ def search(
         make_job: Makes the training job of a choice of settings; called in Ray's workers.
         trials: How many choices.
         seed: Of the choices; equal seeds, equal choices.
-        cluster: Workers of each trial.
+        cluster: Workers of each trial, which needs room for all of them.
         tracking: Where the search and its trials are tracked, as a parent run and its children.
         home: Folder that relative paths start from.
 
@@ -160,6 +161,8 @@ def search(
     """
     if trials < 1:
         raise ParamsError("A search needs trials", where="trials", got=trials, expected="1 or more")
+    # Elastic trials would take each other's room.
+    cluster = cluster.model_copy(update={"min_workers": None})
     settings = config.model_dump(mode="json", exclude={"max_concurrent"})
     settings |= {"trials": trials, "seed": seed}
     # A trial's name stands for all that the trials share: other settings, data and code.
@@ -182,7 +185,7 @@ def search(
         ):
             with ray_session(cluster):
                 place = sample.model_copy(update={"folder": folder})
-                survey(place, RunData.open(home), cluster.workers, cluster.resources_per_worker)
+                survey(place, RunData.open(home), cluster)
                 ranked = _run_trials(config, make_job, trials, seed, cluster, parent.run_id, folder)
             if not ranked[0].failed:
                 best = {f"best/{config.metric}": ranked[0].best}

@@ -54,7 +54,7 @@ def on_sigterm(action: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-_HEARD = threading.Event()  # a process that hears has one life
+_HEARD, _ENDED = threading.Event(), threading.Event()  # a process that hears has one life
 
 
 def hear_sigterm() -> None:
@@ -65,6 +65,17 @@ def hear_sigterm() -> None:
 def sigterm_heard() -> bool:
     """Whether this process got SIGTERM since `hear_sigterm`."""
     return _HEARD.is_set()
+
+
+def end_in_order(patience: float) -> None:
+    """Do in this process as if it had got SIGTERM; wait so many seconds for the run's end."""
+    _HEARD.set()
+    _ENDED.wait(patience)
+
+
+def tell_end() -> None:
+    """Tell `end_in_order` that this process's part of the run has ended."""
+    _ENDED.set()
 
 
 class StopFile:

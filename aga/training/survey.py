@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aga.errors import ClusterError
+from aga.training.cluster import ClusterConfig
 from aga.training.job import Job
 from aga.training.node import (
     TOKEN_SECONDS,
@@ -35,14 +36,13 @@ FIRST_READ = (STUDIES / "dataset.json", STUDIES / "manifest.parquet", TOKENS / "
 Answer = TypeVar("Answer")
 
 
-def survey(job: Job, data: RunData, workers: int, each: Mapping[str, int]) -> None:
+def survey(job: Job, data: RunData, cluster: ClusterConfig) -> None:
     """Check every node that a worker fits on; connected to Ray, before workers are started.
 
     Args:
         job: What will be trained.
         data: Its data, as this machine sees them.
-        workers: Number of workers.
-        each: What one of them needs.
+        cluster: The workers.
 
     Raises:
         ClusterError: A node lacks the storage, the data, the software or the shared memory, or
@@ -53,6 +53,7 @@ def survey(job: Job, data: RunData, workers: int, each: Mapping[str, int]) -> No
     files = [job.home / path for path in FIRST_READ]
     uri = job.tracking.uri
     here = inspect(files, uri)
+    each = cluster.resources_per_worker
     fits = {
         node["NodeID"]: workers_that_fit(node["Resources"], each)
         for node in ray.nodes()
@@ -67,12 +68,13 @@ def survey(job: Job, data: RunData, workers: int, each: Mapping[str, int]) -> No
     check_data(facts, here.data)
     check_versions(facts)
     image, training = data.studies.info.image, job.recipe.training
-    per_worker = shared_memory_needed(
-        training.batch_size // workers,
-        image.height * image.width * image.channels,
-        training.loader_workers,
-    )
-    check_shared_memory(facts, per_worker * min(workers, max(fits.values())))
+    pixels = image.height * image.width * image.channels
+    needed = [
+        shared_memory_needed(training.batch_size // workers, pixels, training.loader_workers)
+        * min(workers, max(fits.values()))
+        for workers in job.even_counts(cluster)
+    ]
+    check_shared_memory(facts, max(needed))
     warn_of_tracking(facts, uri)
 
 

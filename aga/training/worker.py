@@ -24,10 +24,11 @@ from aga.training.pages import EpochPages, MakePages
 from aga.training.recipe import RunData
 from aga.training.run import Listener, build_context, follow
 from aga.training.step_metrics import DivergenceError
-from aga.training.stopping import StopFile, TerminatedError, sigterm_heard
+from aga.training.stopping import StopFile, TerminatedError, sigterm_heard, tell_end
 
 logger = logging.getLogger(__name__)
 
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -38,7 +39,7 @@ SWITCHES = {
     # How long Ray waits for room for all workers, as while a lost node is away; four times at most.
     # On a busy machine it took over Ray's own 60 seconds. What can never start is refused before:
     # see `check_resources`.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    START_TIMEOUT: "300",
 }
 # Errors that starting the workers again would only repeat; others, as of a storage, may pass.
 LASTING: Mapping[str, type[AgaError]] = {
@@ -61,7 +62,8 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
         `TerminatedError` where the driver asked for it.
 
     Raises:
-        WorkerTerminatedError: A worker got SIGTERM; Ray starts them again.
+        WorkerTerminatedError: A worker got SIGTERM, or there will be more workers; Ray starts them
+            again.
     """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
@@ -79,11 +81,13 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
     except TerminatedError as error:
         if not StopFile(job.folder).is_there():
             raise WorkerTerminatedError(
-                "A worker got SIGTERM, as before its machine is taken away",
+                "A worker was asked to end, as before its machine is taken away",
                 got=error,
                 fix="repeat the command: it goes on from there",
             ) from error
         return type(error).__name__, str(error)
+    finally:
+        tell_end()
     return None
 
 

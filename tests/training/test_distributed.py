@@ -24,7 +24,8 @@ from small_runs import make_home, small_params, small_recipe
 from aga.errors import CheckpointError, DataError, ParamsError
 from aga.tracking import TrackingConfig, start_run
 from aga.training.checkpoint import COMMAND, WRITER, only_writer
-from aga.training.distributed import ClusterConfig, launch, pretrain, ray_session
+from aga.training.cluster import ClusterConfig
+from aga.training.distributed import launch, pretrain, ray_session
 from aga.training.job import Job
 from aga.training.run import run_local
 from aga.training.step_metrics import DivergenceError
@@ -54,6 +55,7 @@ def test_more_than_the_machine_has_is_refused_at_once(home: Path) -> None:
     ("overlay", "error", "words"),
     [
         ({"cluster": {"workers": 3}}, ParamsError, r"training\.batch_size"),
+        ({"cluster": {"workers": 4, "min_workers": 3}}, ParamsError, r"8 pairs for 3 workers"),
         ({"training": {"batch_size": 4000}}, DataError, r"training\.batch_size"),
         ({"cluster": {"storage": "params.yaml"}}, CheckpointError, r"cluster\.storage"),
     ],
@@ -81,7 +83,10 @@ def test_a_run_that_another_process_has_is_refused_before_ray_starts(
     assert not ray.is_initialized()
 
 
-@pytest.mark.parametrize("change", [{"workers": 0}, {"gpus_per_worker": -1}, {"nodes": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [{"workers": 0}, {"min_workers": 0}, {"min_workers": 2}, {"gpus_per_worker": -1}, {"nodes": 2}],
+)
 def test_wrong_cluster_settings_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(ValidationError):
         ClusterConfig.model_validate(small_params()["cluster"] | change)

@@ -16,6 +16,7 @@ from small_runs import make_home, small_params, small_recipe
 from aga.errors import ClusterError
 from aga.tracking import TrackingConfig
 from aga.training import survey as surveying
+from aga.training.cluster import ClusterConfig
 from aga.training.job import Job
 from aga.training.node import (
     NodeFacts,
@@ -159,17 +160,18 @@ def test_two_real_nodes_are_asked(
     tracking = TrackingConfig.model_validate(small_params()["tracking"])
     job = Job.of(small_recipe(), tracking, home, "runs")
     data = RunData.open(home)
+    two = ClusterConfig.model_validate(small_params({"cluster": {"workers": 2}})["cluster"])
     job.folder.mkdir(parents=True)
     started = time.monotonic()
-    surveying.survey(job, data, 2, {"CPU": 1, "GPU": 0})
+    surveying.survey(job, data, two)
     assert time.monotonic() - started < 60
     assert list(job.folder.iterdir()) == [], "tokens are taken away"
 
     lost = job.model_copy(update={"folder": tmp_path / "file/run"})
     (tmp_path / "file").touch()
     with pytest.raises(ClusterError, match=r"(?s)cannot write.*cluster\.storage"):
-        surveying.survey(lost, data, 2, {"CPU": 1, "GPU": 0})
+        surveying.survey(lost, data, two)
 
     monkeypatch.setattr(surveying, "SECONDS", 0.0)
     with pytest.raises(ClusterError, match="do not answer within"):
-        surveying.survey(job, data, 2, {"CPU": 1, "GPU": 0})
+        surveying.survey(job, data, two)

@@ -6,19 +6,27 @@ import os
 from pathlib import Path
 
 import pytest
-from small_runs import small_recipe
+from small_runs import small_params, small_recipe
 
 from aga.errors import CheckpointError, DataError, ParamsError
 from aga.training.checkpoint import CheckpointConfig
+from aga.training.cluster import ClusterConfig
 from aga.training.preflight import (
     check_batches,
     check_resources,
     check_storage,
+    even_counts,
     local_node,
 )
 
 TRAINING = small_recipe({"training": {"batch_size": 8}}).training
 KEEP = CheckpointConfig(every_steps=1, keep=2)
+
+
+def cluster(workers: int, cpus: int = 1, gpus: int = 0, least: int | None = None) -> ClusterConfig:
+    sizes = {"workers": workers, "cpus_per_worker": cpus, "gpus_per_worker": gpus}
+    values = small_params()["cluster"] | sizes | {"min_workers": least}
+    return ClusterConfig.model_validate(values)
 
 
 def test_batches_that_fit() -> None:
@@ -59,44 +67,55 @@ def test_a_workers_pairs_are_whole_blocks() -> None:
         check_batches({"train": 8, "validation": 7}, TRAINING, workers=2, block=4)
 
 
+def test_counts_of_workers_that_share_a_batch() -> None:
+    assert even_counts(24, 1, cluster(6, least=1)) == [1, 2, 3, 4, 6]
+    assert even_counts(24, 4, cluster(6, least=2)) == [2, 3, 6]
+    assert even_counts(24, 1, cluster(4)) == [4]
+
+
 @pytest.mark.parametrize(
-    ("nodes", "workers", "each"),
+    ("nodes", "asked"),
     [
-        ([{"CPU": 2.0}], 2, {"CPU": 1, "GPU": 0}),
-        ([{"CPU": 2.0}, {"CPU": 3.0}], 2, {"CPU": 2, "GPU": 0}),
-        ([{"CPU": 16.0, "GPU": 2.0}], 2, {"CPU": 8, "GPU": 1}),
+        ([{"CPU": 2.0}], cluster(2)),
+        ([{"CPU": 2.0}, {"CPU": 3.0}], cluster(2, cpus=2)),
+        ([{"CPU": 16.0, "GPU": 2.0}], cluster(2, cpus=8, gpus=1)),
+        ([{"CPU": 2.0}], cluster(9, least=2)),
     ],
 )
 def test_resources_that_are_there(
-    nodes: list[dict[str, float | int]], workers: int, each: dict[str, float | int]
+    nodes: list[dict[str, float | int]], asked: ClusterConfig
 ) -> None:
-    check_resources(nodes, workers, each)
+    check_resources(nodes, asked)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "workers", "each"),
+    ("nodes", "asked"),
     [
-        ([], 1, {"CPU": 1, "GPU": 0}),
-        ([{"CPU": 2.0}], 3, {"CPU": 1, "GPU": 0}),
+        ([], cluster(1)),
+        ([{"CPU": 2.0}], cluster(3)),
         # Enough in all, but no node has two for one worker.
-        ([{"CPU": 1.0}, {"CPU": 1.0}], 1, {"CPU": 2, "GPU": 0}),
-        ([{"CPU": 16.0}], 1, {"CPU": 1, "GPU": 1}),
+        ([{"CPU": 1.0}, {"CPU": 1.0}], cluster(1, cpus=2)),
+        ([{"CPU": 16.0}], cluster(1, gpus=1)),
     ],
 )
-def test_resources_that_are_not(
-    nodes: list[dict[str, float | int]], workers: int, each: dict[str, float | int]
-) -> None:
+def test_resources_that_are_not(nodes: list[dict[str, float | int]], asked: ClusterConfig) -> None:
     with pytest.raises(ParamsError, match=r"cluster\.workers") as caught:
-        check_resources(nodes, workers, each)
+        check_resources(nodes, asked)
     assert "need   have" in str(caught.value)
 
 
 def test_the_table_states_both_sides() -> None:
     with pytest.raises(ParamsError) as caught:
-        check_resources([{"CPU": 2.0}, {"CPU": 4.0}], 4, {"CPU": 2, "GPU": 1})
+        check_resources([{"CPU": 2.0}, {"CPU": 4.0}], cluster(4, cpus=2, gpus=1))
     rows = [line.split() for line in str(caught.value).splitlines()]
     assert ["CPU", "8", "6", "4"] in [row[:4] for row in rows]
     assert ["GPU", "4", "0", "0"] in [row[:4] for row in rows]
+
+
+def test_the_table_states_the_fewest_that_are_needed() -> None:
+    with pytest.raises(ParamsError, match=r"cluster\.min_workers x cluster\.cpus") as caught:
+        check_resources([{"CPU": 2.0}], cluster(9, least=3))
+    assert ["CPU", "3", "2", "2"] in [row.split()[:4] for row in str(caught.value).splitlines()]
 
 
 def test_storage_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -116,4 +135,4 @@ def test_storage_that_is_too_small(tmp_path: Path) -> None:
 
 
 def test_this_machine_is_a_node() -> None:
-    check_resources([local_node()], len(os.sched_getaffinity(0)), {"CPU": 1, "GPU": 0})
+    check_resources([local_node()], cluster(len(os.sched_getaffinity(0))))

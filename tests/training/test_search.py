@@ -10,7 +10,7 @@ from small_runs import make_home, small_params
 
 from aga.errors import AgaError, ClusterError, ParamsError
 from aga.tracking import TrackingConfig
-from aga.training.distributed import ClusterConfig
+from aga.training.cluster import ClusterConfig
 from aga.training.job import Job
 from aga.training.recipe import Recipe
 from aga.training.search import SearchResult, Settings, Trial, TuneConfig, rank, search
