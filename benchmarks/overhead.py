@@ -22,6 +22,7 @@ import json
 import math
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -135,7 +136,8 @@ class Home:
         home = self._scratch / str(self._count)
         home.mkdir()
         copy_home(self._prepared, home)
-        apply_overlay(home / "params.yaml", parse_settings(list(settings)))
+        shutil.copy2(ROOT / "params.yaml", home)  # data that were prepared before lack new settings
+        apply_overlay(home / "params.yaml", parse_settings([*SETTINGS, *settings]))
         return home
 
 
