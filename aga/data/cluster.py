@@ -103,13 +103,18 @@ class RayWorkers:
             DataError: A node does not see the folders, or decodes other files.
         """
         import ray
-        from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+        from ray.exceptions import (
+            NodeDiedError,
+            OutOfMemoryError,
+            RayTaskError,
+            WorkerCrashedError,
+        )
 
         try:
             result: Result = ray.get(self._task.remote(*self._needs, function, arguments))
         except RayTaskError as error:
             raise error.cause from error
-        except OutOfMemoryError as error:
+        except (OutOfMemoryError, NodeDiedError) as error:  # no fault of what it worked at
             raise WorkerDied(-signal.SIGKILL) from error
         except WorkerCrashedError as error:
             raise WorkerDied(None) from error  # Ray does not say how

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,31 @@ def test_a_cluster_that_does_not_answer_is_told_in_seconds(
     ):
         pytest.fail("connected to nothing")
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_is_a_killed_worker_and_no_crash(tmp_path: Path) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, logging_level=logging.ERROR)
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(RayWorkers([tmp_path]).call, time.sleep, 60)
+            while ray.available_resources().get("CPU"):
+                assert not call.done()
+                time.sleep(0.1)
+            time.sleep(1)
+            cluster.remove_node(node, allow_graceful=False)
+            with pytest.raises(WorkerDied) as caught:
+                call.result(120)
+        assert caught.value.signal == "SIGKILL"
+        assert not caught.value.crashed
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.mark.slow
