@@ -43,7 +43,7 @@ def page(rows: Sequence[Row], chosen: Mapping[str, Any]) -> Iterator[str]:
         for data, pairs in sorted({(r["data"].partition("-")[0], r["pairs"] or 0) for r in rows}):
             cells = grouped(rows, data, pairs or None, names)
             told = {(data, pairs, name) for name in cells}
-            if told <= shown:  # nothing that a table above does not say
+            if len(told) < 2 or told <= shown:  # nothing to compare, or a table above says it
                 continue
             shown |= told
             yield from ("", f"## {title}: {data}, {pairs or 'all'} training pairs", "")
