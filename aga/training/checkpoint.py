@@ -136,7 +136,10 @@ def save_next(run: Path, state: TrainingState, keep: int) -> Path:
     Raises:
         OSError, SafetensorError, CheckpointError: As `save_checkpoint`; none was deleted.
     """
-    (run / FOLDER).mkdir(exist_ok=True)
+    if not (run / FOLDER).is_dir():
+        (run / FOLDER).mkdir()
+        for place in (run, run.parent):  # a power cut must not take the folder itself
+            _flush(place)
     for unfinished in (run / FOLDER).glob(".unfinished-*"):
         shutil.rmtree(unfinished)  # of a writer that was killed: a run has one writer at a time
     attempt = 0
