@@ -54,7 +54,7 @@ TOLERANCE = 1e-3
 """Largest relative difference of an epoch's loss where the number of workers changed."""
 STARTS = 6
 ROOM_SECONDS = 20  # of `RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S`, where the command is to give up
-PATIENCE = 420.0
+PATIENCE = 900.0
 
 
 @dataclass(frozen=True)
