@@ -147,7 +147,8 @@ def save_next(run: Path, state: TrainingState, keep: int) -> Path:
     while (folder := run / FOLDER / f"{state.step:09d}-{attempt}").exists():
         attempt += 1
     save_checkpoint(folder, state)
-    for old in checkpoints(run)[keep:]:
+    # Damaged ones of later steps, which were passed over, must not push this one out.
+    for old in [other for other in checkpoints(run) if other != folder][keep - 1 :]:
         shutil.rmtree(old)
     return folder
 
@@ -219,6 +220,14 @@ def _locked(file: IO[str]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise CheckpointError(
+            "Files cannot be locked there, so two processes could write one run",
+            where=file.name,
+            got=error,
+            expected="a file system with flock: a local disk, NFS 4, Lustre mounted with flock",
+            fix="set cluster.storage to a folder on one",
+        ) from error
     return True
 
 

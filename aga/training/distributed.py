@@ -225,8 +225,8 @@ def launch(
     from aga.training.listening import ListeningConfig
 
     elastic = cluster.min_workers is not None
-    stop = StopFile(job.folder).path
-    stop.unlink(missing_ok=True)  # of an earlier start
+    stop = StopFile(job.folder)
+    stop.path.unlink(missing_ok=True)  # of an earlier start
     trainer = ElasticTrainer(
         work,
         counts=job.even_counts(cluster),
@@ -254,12 +254,12 @@ def launch(
     # A second SIGTERM ends this process at once, and Ray the workers.
     room = partial(lack_of_room, cluster.resources_per_worker)
     heartbeat = telling(room, job.recipe.training.heartbeat_seconds)
-    with _marked_if_cut_off(job), on_sigterm(stop.touch), heartbeat:
+    with _marked_if_cut_off(job), on_sigterm(stop.make), heartbeat:
         try:
             result = trainer.fit()
         except train.TrainingFailedError as error:
             raise told(error, job.name) from error
-    stop.unlink(missing_ok=True)
+    stop.path.unlink(missing_ok=True)
     if result.return_value:
         name, message = result.return_value
         raise {**LASTING, TerminatedError.__name__: TerminatedError}[name](message)

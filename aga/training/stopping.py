@@ -87,6 +87,18 @@ class StopFile:
     def __init__(self, run: Path) -> None:
         self.path = run / "stop"
 
+    def make(self) -> None:
+        """Ask the workers to end.
+
+        Raises:
+            TerminatedError: The storage is away: nobody would read it, so this process ends itself.
+        """
+        try:
+            self.path.touch()
+        except OSError as error:
+            message = f"Ended without the running step, as {self.path} cannot be written: {error}"
+            raise TerminatedError(message) from error
+
     def is_there(self) -> bool:
         """Whether the workers are asked to end; not while the storage is away."""
         try:

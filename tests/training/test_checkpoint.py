@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import subprocess
 import sys
 import time
@@ -90,6 +92,15 @@ def test_keeps_the_newest_in_numerical_order(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == [saved[3], saved[2]]
 
 
+def test_damaged_ones_of_later_steps_do_not_push_a_new_one_out(tmp_path: Path) -> None:
+    good, *damaged = [save_next(tmp_path, state(step), keep=3) for step in (9, 10, 11)]
+    for folder in damaged:
+        harm(folder / "state.json", "one bit")
+    assert newest_good(tmp_path) == good
+    new = save_next(tmp_path, state(10), keep=2)
+    assert newest_good(tmp_path) == new
+
+
 def test_a_killed_writer_leaves_nothing_that_counts(tmp_path: Path) -> None:
     unfinished = tmp_path / FOLDER / ".unfinished-abc"
     unfinished.mkdir(parents=True)
@@ -130,3 +141,14 @@ def test_a_second_writer_is_refused_until_the_first_is_dead(tmp_path: Path) -> N
         started = time.monotonic()
         with only_writer(tmp_path, patience=10.0):
             assert time.monotonic() - started < 10
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(CheckpointError, match=r"cluster\.storage"), only_writer(tmp_path):
+        pytest.fail("two could write")
