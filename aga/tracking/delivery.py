@@ -168,13 +168,16 @@ class Delivery:
         A server may well take numbers, and have its artifacts where this machine cannot write.
         """
         path = artifact_folder(self._spool) / name
-        try:
-            send_artifact(self._client, run_id, path, str(PurePosixPath(name).parent))
-        except Exception as error:  # every kind of storage has a library with errors of its own
-            self._exists(run_id)  # raises where the whole store is away: it is sent later
-            if not self._warned:
-                log.warning("MLflow does not take artifacts, the run goes on: %s", error)
-            self._warned = True
+        for attempt in (1, 2):  # once more: the whole store may have been away, and be back now
+            try:
+                send_artifact(self._client, run_id, path, str(PurePosixPath(name).parent))
+            except Exception as error:  # every kind of storage has a library with errors of its own
+                self._exists(run_id)  # raises where the whole store is away: it is sent later
+                if attempt == 2 and not self._warned:
+                    log.warning("MLflow does not take artifacts, the run goes on: %s", error)
+                    self._warned = True
+            else:
+                return
 
 
 def send_artifact(client: Client, run_id: str, path: Path, folder: str) -> None:
