@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -110,10 +111,12 @@ def test_a_run_shrinks_with_its_nodes_and_grows_again_to_the_same_curve(
         wait_until(lambda: ended.done() or saved() > lost_at + 2)
         nodes.add_node(num_cpus=1)
         state = ended.result()
-    told = capfd.readouterr()
-    resumed = [line.partition("resuming at ")[2] for line in told.err.splitlines()]
-    counts = [line.rpartition(" ")[2] for line in resumed if line]
-    assert counts == ["1", "2"], told.err
+    told = capfd.readouterr().err
+    resumed = re.findall(r"resuming at step (\d+) of \d+, workers: (\d)", told)
+    assert [workers for _, workers in resumed] == ["1", "2"], told
+    before, _, _ = told.partition("workers: 2")
+    steps = [int(step) for step in re.findall(r" step (\d+)/", before)]
+    assert max(steps) == int(resumed[1][0]), "to grow costs no step"
     undisturbed = run_local(small_recipe(WITHOUT_BATCH_STATISTICS, RUN), home)
     assert state.step == undisturbed.step == 120
     for ours, theirs in zip(state.history, undisturbed.history, strict=True):
