@@ -92,8 +92,10 @@ def _terminate(start: Start, _home: Path, _rng: random.Random) -> None:
 
 
 def _kill_worker(_start: Start, home: Path, _rng: random.Random) -> None:
-    writer = (job_of(home).folder / "writer.lock").read_text()
-    os.kill(int(writer.split()[1]), signal.SIGKILL)
+    lock = job_of(home).folder / "writer.lock"
+    while not (writer := lock.read_text().split()):  # of a writer that begins
+        time.sleep(0.01)
+    os.kill(int(writer[1]), signal.SIGKILL)
 
 
 def _kill_part(name: str) -> Inject:
