@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from aga.training.cluster import ClusterConfig
 from aga.training.export import export_bundle
 from aga.training.failures import told
 from aga.training.job import Job
-from aga.training.pages import MakePages
+from aga.training.pages import MakePages, name_of
 from aga.training.preflight import check_machine, check_resources
 from aga.training.recipe import Recipe, RunData
 from aga.training.resuming import Resume, enter, note
@@ -230,8 +229,8 @@ def launch(
     trainer = ElasticTrainer(
         work,
         counts=job.even_counts(cluster),
-        # Pickled, so that Ray's controller need not import what only workers call.
-        train_loop_config={"job": job.model_dump_json(), "make_pages": pickle.dumps(make_pages)},
+        # By name, so that Ray's controller need not import what only workers call.
+        train_loop_config={"job": job.model_dump_json(), "make_pages": name_of(make_pages)},
         backend_config=ListeningConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=(cluster.fewest, cluster.workers) if elastic else cluster.workers,

@@ -7,6 +7,7 @@ them. They show images and reports, so there are none of data that may not be sh
 from __future__ import annotations
 
 import logging
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -24,6 +25,16 @@ logger = logging.getLogger(__name__)
 
 MakePages: TypeAlias = Callable[[Bundle, StudyDataset, Path, Sequence[int]], Mapping[str, str]]
 """Pages by file name, of manifest rows; also gets the folder of the pixel cache."""
+
+
+def name_of(make: MakePages | None) -> str | None:
+    """What names a function of a module to another process: `module:function`."""
+    return make and f"{make.__module__}:{make.__qualname__}"
+
+
+def named(name: str | None) -> MakePages | None:
+    """The function that `name_of` named; its module must be importable here."""
+    return pkgutil.resolve_name(name) if name else None
 
 
 class EpochPages:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -20,7 +19,7 @@ from aga.errors import AgaError, DataError, ParamsError
 from aga.training.checkpoint import Row
 from aga.training.failures import noting_traceback
 from aga.training.job import Job
-from aga.training.pages import EpochPages, MakePages
+from aga.training.pages import EpochPages, MakePages, named
 from aga.training.recipe import RunData
 from aga.training.run import Listener, build_context, follow
 from aga.training.step_metrics import DivergenceError
@@ -55,7 +54,7 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
     """A worker's whole life; runs in each of them at once.
 
     Args:
-        config: `job`, as JSON; `make_pages`, as of `pretrain`, pickled.
+        config: `job`, as JSON; `make_pages`, by `name_of`.
 
     Returns:
         None after a good end; otherwise class name and text of an error of `LASTING`, or of
@@ -71,7 +70,7 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
     job = Job.model_validate_json(config["job"])
     try:
         with noting_traceback():
-            _train(job, pickle.loads(config["make_pages"]))  # noqa: S301 - of this run's own command
+            _train(job, named(config["make_pages"]))
     except tuple(LASTING.values()) as error:
         # The loss diverges in every worker at once. Other errors may be one worker's alone: then
         # the rest wait for it, until raising it here makes Ray stop them all.
