@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aga.cluster.node import unreachable
 from aga.config import Config
 from aga.data.pixels.dicom import codec_summary
 from aga.errors import AgaError, CheckpointError, TrackingError
 from aga.tracking import Life, TrackingConfig, close_run, is_delivered, replay, running_runs
 from aga.tracking.spool import is_written
 from aga.training.checkpoint import FOLDER, WRITER, checkpoints, verify
-from aga.training.node import unreachable
 
 SPOOL = "metrics.jsonl"
 QUIET_SECONDS = 120.0

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from aga.cluster.config import ClusterConfig
+from aga.cluster.search import TuneConfig
 from aga.config import Config
 from aga.data.preparing.card import CardConfig
 from aga.data.preparing.prepare import PrepareConfig
@@ -36,9 +38,7 @@ from aga.settings import (
 )
 from aga.tracking import TrackingConfig
 from aga.training.checkpoint import CheckpointConfig
-from aga.training.cluster import ClusterConfig
 from aga.training.optimizer import OptimizerConfig
-from aga.training.search import TuneConfig
 from aga.training.settings import TrainingConfig
 
 __all__ = [

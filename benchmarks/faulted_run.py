@@ -27,11 +27,11 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  imported once, befo
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from aga.cluster.job import Job
 from aga.params import apply_overlay, load_params, parse_settings
 from aga.tracking.spool import read_records
 from aga.tracking.store import open_client
 from aga.training.checkpoint import checkpoints
-from aga.training.job import Job
 from aga.training.recipe import Recipe, RunData
 from aga.training.run import Listener, build_context, follow
 from aga.training.stopping import TerminatedError, on_sigterm

@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aga.cluster.worker import START_TIMEOUT
 from aga.params import apply_overlay, parse_settings
 from aga.training.checkpoint import checkpoints, load_checkpoint
-from aga.training.worker import START_TIMEOUT
 from benchmarks.faulted_run import (
     RESUMED,
     ROOT,

@@ -11,10 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent / "training"))
-
-from small_runs import make_home, small_params, small_recipe
+from fixtures.small_runs import make_home, small_params, small_recipe
 
 from aga import doctor
 from aga.doctor import Finding, examine, repair

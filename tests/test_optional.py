@@ -91,7 +91,7 @@ def test_importing_aga_imports_no_platform() -> None:
         ("workflows.submit", {"ray", "torch", "pydantic"}),
         ("workflows.doctor", {"ray", "mlflow", "torch"}),
         # Ray's controller, which every start of a run waits for, needs no part of the training.
-        ("aga.training.listening", {"timm", "transformers", "mlflow"}),
+        ("aga.cluster.listening", {"timm", "transformers", "mlflow"}),
     ],
 )
 def test_who_waits_for_an_import_needs_it(module: str, not_needed: set[str]) -> None:

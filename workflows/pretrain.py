@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from aga.cluster.distributed import pretrain
+from aga.cluster.preflight import check_machine
+from aga.cluster.resuming import RESUME
 from aga.command import load, option_parser, run, write_json
 from aga.data.splitting.leaks import refuse_leaks
 from aga.data.studies import StudyDataset
 from aga.explain import explanation_pages
-from aga.training.distributed import pretrain
 from aga.training.export import summary, write_curves
 from aga.training.overfit import overfit
-from aga.training.preflight import check_machine
 from aga.training.recipe import Recipe
-from aga.training.resuming import RESUME
 
 
 def main(arguments: list[str] | None = None) -> int:

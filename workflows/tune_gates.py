@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from aga.cluster.job import Job
+from aga.cluster.search import Settings, format_trials, search
 from aga.command import load, option_parser, run
 from aga.data.splitting.leaks import refuse_leaks
 from aga.data.studies import StudyDataset
 from aga.params import apply_overlay, overlaid, parse_settings, read_yaml, validate
-from aga.training.job import Job
 from aga.training.recipe import Recipe
-from aga.training.search import Settings, format_trials, search
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -24,6 +24,7 @@ from aga.data.loader import PairDataset
 from aga.model import AlignmentModel
 from aga.objectives import build_objective, collapse_warnings
 from aga.training.accumulation import check_micro_batches
+from aga.training.batches import check_batches
 from aga.training.checkpoint import (
     CheckpointConfig,
     Row,
@@ -35,7 +36,6 @@ from aga.training.checkpoint import (
 from aga.training.events import CheckpointEvent, EpochEvent, StepEvent
 from aga.training.history import finished
 from aga.training.loop import PairNetwork, TrainingContext, train
-from aga.training.preflight import check_batches
 from aga.training.recipe import Recipe, RunData
 from aga.training.saving import END_PATIENCE, STOP_PATIENCE, CheckpointWriter
 from aga.training.seeds import fold

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import WITHOUT_BATCH_STATISTICS, make_home, same_state, small_recipe
+from fixtures.small_runs import WITHOUT_BATCH_STATISTICS, make_home, same_state, small_recipe
 from torch import Tensor
 
 from aga.errors import ParamsError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import same_state
+from fixtures.small_runs import same_state
 
 from aga.errors import CheckpointError
 from aga.training.checkpoint import (

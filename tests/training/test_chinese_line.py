@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fixtures.small_runs import small_params, small_recipe
 from PIL import Image
-from small_runs import small_params, small_recipe
 
 from aga.bundle import Bundle, load_bundle
 from aga.data.preparing.prepare import PrepareConfig, PrepareSummary, prepare

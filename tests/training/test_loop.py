@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import (
+from fixtures.small_runs import (
     WITHOUT_BATCH_STATISTICS,
     make_home,
     same_state,

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from fixtures.small_runs import same_tensors, small_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from small_runs import same_tensors, small_recipe
 from torch import nn
 
 from aga.training.optimizer import (

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fixtures.small_runs import PARAMS, make_home, small_recipe
 from fixtures.studies import phantom_rows, write_studies
-from small_runs import PARAMS, make_home, small_recipe
 
 from aga.data.preparing.prepare import prepare
 from aga.data.schema import MANIFEST

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_runs import (
+from fixtures.small_runs import (
     WITHOUT_BATCH_STATISTICS,
     make_home,
     same_state,
@@ -281,7 +281,7 @@ def in_processes(
 
 def test_trains_where_ray_mlflow_and_dvc_are_not_installed() -> None:
     absent = "import sys; sys.modules.update(dict.fromkeys(['ray', 'mlflow', 'dvc']))"
-    modules = "aga.training.loop, aga.training.run, aga.training.distributed"
+    modules = "aga.training.loop, aga.training.run, aga.cluster.distributed"
     subprocess.run([sys.executable, "-c", f"{absent}; import {modules}"], check=True)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import same_state
+from fixtures.small_runs import same_state
 from test_checkpoint import state
 
 from aga.errors import CheckpointError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import WITHOUT_BATCH_STATISTICS, make_home, same_state, small_recipe
+from fixtures.small_runs import WITHOUT_BATCH_STATISTICS, make_home, same_state, small_recipe
 
 from aga.training.checkpoint import checkpoints, load_checkpoint
 from aga.training.recipe import Recipe, RunData

@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "training"))
-
-from small_runs import write_params
+from fixtures.small_runs import write_params
 
 
 def processor_seconds() -> float:

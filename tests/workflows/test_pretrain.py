@@ -13,15 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
+from fixtures.small_runs import make_home, same_state, small_recipe, write_params
+
+from aga.bundle import load_bundle
+from aga.training.checkpoint import checkpoints, load_checkpoint
+from aga.training.run import run_local
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests/training"))
-
-from small_runs import make_home, same_state, small_recipe, write_params  # noqa: E402
-
-from aga.bundle import load_bundle  # noqa: E402
-from aga.training.checkpoint import checkpoints, load_checkpoint  # noqa: E402
-from aga.training.run import run_local  # noqa: E402
 
 # 140 training pairs: 17 steps per epoch, a checkpoint every 5 of them.
 LONGER = {"training": {"epochs": 4}, "checkpoint": {"every_steps": 5, "keep": 3}}

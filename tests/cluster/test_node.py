@@ -11,14 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_runs import make_home, small_params, small_recipe
+from fixtures.small_runs import make_home, small_params, small_recipe
 
-from aga.errors import ClusterError
-from aga.tracking import TrackingConfig
-from aga.training import survey as surveying
-from aga.training.cluster import ClusterConfig
-from aga.training.job import Job
-from aga.training.node import (
+from aga.cluster import survey as surveying
+from aga.cluster.config import ClusterConfig
+from aga.cluster.job import Job
+from aga.cluster.node import (
     NodeFacts,
     check_data,
     check_exchange,
@@ -32,6 +30,8 @@ from aga.training.node import (
     warn_of_tracking,
     write_token,
 )
+from aga.errors import ClusterError
+from aga.tracking import TrackingConfig
 from aga.training.recipe import RunData
 
 NODE = NodeFacts("one", {"torch": "2.9", "aga": "abc"}, {"/d/x": "12"}, 64 * 2**20, None)

@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 import ray
+from fixtures.small_runs import make_home, small_params, small_recipe
 from pydantic import ValidationError
 from ray.dashboard.utils import get_address_for_submission_client
-from small_runs import make_home, small_params, small_recipe
 
+from aga.cluster.config import ClusterConfig
+from aga.cluster.distributed import launch, pretrain, ray_session
+from aga.cluster.job import Job
 from aga.errors import CheckpointError, DataError, ParamsError
 from aga.tracking import TrackingConfig, start_run
 from aga.training.checkpoint import COMMAND, WRITER, only_writer
-from aga.training.cluster import ClusterConfig
-from aga.training.distributed import launch, pretrain, ray_session
-from aga.training.job import Job
 from aga.training.run import run_local
 from aga.training.step_metrics import DivergenceError
 
@@ -72,7 +72,7 @@ def test_what_cannot_work_is_refused_before_ray_starts(
 def test_a_run_that_another_process_has_is_refused_before_ray_starts(
     home: Path, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
-    monkeypatch.setattr("aga.training.job.WRITER_PATIENCE", 0.0)
+    monkeypatch.setattr("aga.cluster.job.WRITER_PATIENCE", 0.0)
     tracking = TrackingConfig.model_validate(small_params()["tracking"])
     job = Job.of(small_recipe(), tracking, home, "runs")
     with (

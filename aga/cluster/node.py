@@ -1,7 +1,7 @@
 """What a node of a cluster must see and have for a run, asked of each before any data load.
 
 Runs on every node as a small task: nothing here imports torch or Ray. `inspect` gathers facts; the
-checks are functions of facts. `aga.training.survey` is what sends the one and collects the other.
+checks are functions of facts. `aga.cluster.survey` is what sends the one and collects the other.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from aga.cluster.job import Job
 from aga.errors import CheckpointError
 from aga.training.checkpoint import checkpoints
-from aga.training.job import Job
 
 logger = logging.getLogger(__name__)
 

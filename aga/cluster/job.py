@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from aga.cluster.config import ClusterConfig
+from aga.cluster.preflight import check_storage, even_counts
 from aga.config import Config
 from aga.errors import TrackingError
 from aga.objectives import build_objective
 from aga.tracking import Tracker, TrackingConfig, is_delivered, provenance, replay, start_run
 from aga.training.accumulation import check_micro_batches
+from aga.training.batches import check_batches
 from aga.training.checkpoint import (
     COMMAND,
     Row,
@@ -21,10 +24,8 @@ from aga.training.checkpoint import (
     newest_good,
     only_writer,
 )
-from aga.training.cluster import ClusterConfig
 from aga.training.export import started_from
 from aga.training.history import finished
-from aga.training.preflight import check_batches, check_storage, even_counts
 from aga.training.recipe import Recipe, RunData
 from aga.training.run import WRITER_PATIENCE, build_network
 

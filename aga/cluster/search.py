@@ -24,15 +24,15 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
+from aga.cluster.config import ClusterConfig
+from aga.cluster.distributed import launch, ray_session
+from aga.cluster.job import Job, deliver
+from aga.cluster.survey import survey
 from aga.config import Config
 from aga.errors import AgaError, ParamsError, TrackingError
 from aga.tracking import Tracker, TrackingConfig, close_children, provenance, start_run
 from aga.training.checkpoint import only_writer
-from aga.training.cluster import ClusterConfig
-from aga.training.distributed import launch, ray_session
-from aga.training.job import Job, deliver
 from aga.training.recipe import RunData
-from aga.training.survey import survey
 from aga.training.validation import Metric
 
 logger = logging.getLogger(__name__)

@@ -10,19 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures.small_runs import make_home, small_params, small_recipe
 from ray.train import WorkerGroupError
-from small_runs import make_home, small_params, small_recipe
 
-from aga.errors import DataError
-from aga.tracking import TrackingConfig
-from aga.training.distributed import ClusterConfig
-from aga.training.failures import (
+from aga.cluster.distributed import ClusterConfig
+from aga.cluster.failures import (
     TrainingFailedError,
     first_failure,
     noting_traceback,
     told,
 )
-from aga.training.job import Job
+from aga.cluster.job import Job
+from aga.errors import DataError
+from aga.tracking import TrackingConfig
 
 ROOT = Path(__file__).parents[2]
 LOST = RuntimeError("[pair.cc:1] Connection closed by peer [127.0.0.1]:1")
@@ -74,8 +74,8 @@ import shutil, sys
 from pathlib import Path
 from aga.command import run
 from aga.collectives import rank
-from aga.training import distributed, worker
-from aga.training.job import Job
+from aga.cluster import distributed, worker
+from aga.cluster.job import Job
 
 def fail_in_the_second(config):  # what goes wrong in a worker, deep inside its training
     if rank() == 1:

@@ -66,4 +66,4 @@ class ListeningBackend(Backend):  # type: ignore[misc]
 
 
 def _import_training() -> None:
-    import aga.training.worker  # noqa: F401
+    import aga.cluster.worker  # noqa: F401

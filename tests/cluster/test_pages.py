@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.small_runs import make_home, same_state, small_params, small_recipe
 from mlflow import MlflowClient
-from small_runs import make_home, same_state, small_params, small_recipe
 
 from aga.bundle import Bundle
+from aga.cluster.pages import EpochPages, explained_rows
 from aga.data.studies import StudyDataset
 from aga.errors import AgaError
 from aga.explain import explanation_pages
 from aga.tracking import TrackingConfig, start_run
 from aga.training.checkpoint import TrainingState
-from aga.training.pages import EpochPages, explained_rows
 from aga.training.recipe import RunData
 from aga.training.run import Listener, build_context, follow, run_local
 

@@ -20,22 +20,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aga.cluster.config import ClusterConfig
+from aga.cluster.failures import told
+from aga.cluster.job import Job
+from aga.cluster.pages import MakePages, name_of
+from aga.cluster.preflight import check_machine, check_resources
+from aga.cluster.resuming import Resume, enter, note
+from aga.cluster.survey import lack_of_room, survey
+from aga.cluster.worker import LASTING, START_TIMEOUT, SWITCHES, work
 from aga.data.cluster import attach
 from aga.errors import AgaError, CheckpointError, ClusterError, TrackingError
 from aga.tracking import Status, TrackingConfig
 from aga.training.checkpoint import TrainingState
-from aga.training.cluster import ClusterConfig
 from aga.training.export import export_bundle
-from aga.training.failures import told
-from aga.training.job import Job
-from aga.training.pages import MakePages, name_of
-from aga.training.preflight import check_machine, check_resources
 from aga.training.recipe import Recipe, RunData
-from aga.training.resuming import Resume, enter, note
 from aga.training.stopping import StopFile, TerminatedError, on_sigterm
-from aga.training.survey import lack_of_room, survey
 from aga.training.waiting import telling
-from aga.training.worker import LASTING, START_TIMEOUT, SWITCHES, work
 
 logger = logging.getLogger(__name__)
 
@@ -220,8 +220,8 @@ def launch(
     """
     from ray import train
 
-    from aga.training.elastic import ElasticTrainer
-    from aga.training.listening import ListeningConfig
+    from aga.cluster.elastic import ElasticTrainer
+    from aga.cluster.listening import ListeningConfig
 
     elastic = cluster.min_workers is not None
     stop = StopFile(job.folder)

@@ -6,18 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
-from small_runs import small_params, small_recipe
+from fixtures.small_runs import small_params, small_recipe
 
-from aga.errors import CheckpointError, DataError, ParamsError
-from aga.training.checkpoint import CheckpointConfig
-from aga.training.cluster import ClusterConfig
-from aga.training.preflight import (
-    check_batches,
+from aga.cluster.config import ClusterConfig
+from aga.cluster.preflight import (
     check_resources,
     check_storage,
     even_counts,
     local_node,
 )
+from aga.errors import CheckpointError, DataError, ParamsError
+from aga.training.batches import check_batches
+from aga.training.checkpoint import CheckpointConfig
 
 TRAINING = small_recipe({"training": {"batch_size": 8}}).training
 KEEP = CheckpointConfig(every_steps=1, keep=2)

@@ -1,4 +1,4 @@
-"""Asks every node of the connected Ray cluster what `aga.training.node` checks, in under a minute.
+"""Asks every node of the connected Ray cluster what `aga.cluster.node` checks, in under a minute.
 
 On one node nothing is started: this process looks for itself.
 """
@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aga.errors import ClusterError
-from aga.training.cluster import ClusterConfig
-from aga.training.job import Job
-from aga.training.node import (
+from aga.cluster.config import ClusterConfig
+from aga.cluster.job import Job
+from aga.cluster.node import (
     TOKEN_SECONDS,
     NodeFacts,
     check_data,
@@ -27,7 +26,8 @@ from aga.training.node import (
     warn_of_tracking,
     write_token,
 )
-from aga.training.preflight import workers_that_fit
+from aga.cluster.preflight import workers_that_fit
+from aga.errors import ClusterError
 from aga.training.recipe import STUDIES, TOKENS, RunData
 
 SECONDS = 60.0

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 import aga
+from aga.cluster.failures import noting_traceback
+from aga.cluster.job import Job
+from aga.cluster.pages import EpochPages, MakePages, named
 from aga.collectives import rank, world_size
 from aga.errors import AgaError, DataError, ParamsError
 from aga.training.checkpoint import Row
-from aga.training.failures import noting_traceback
-from aga.training.job import Job
-from aga.training.pages import EpochPages, MakePages, named
 from aga.training.recipe import RunData
 from aga.training.run import Listener, build_context, follow
 from aga.training.step_metrics import DivergenceError

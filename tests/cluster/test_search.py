@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fixtures.small_runs import make_home, small_params
 from pydantic import ValidationError
-from small_runs import make_home, small_params
 
+from aga.cluster.config import ClusterConfig
+from aga.cluster.job import Job
+from aga.cluster.search import SearchResult, Settings, Trial, TuneConfig, rank, search
 from aga.errors import AgaError, ClusterError, ParamsError
 from aga.tracking import TrackingConfig
-from aga.training.cluster import ClusterConfig
-from aga.training.job import Job
 from aga.training.recipe import Recipe
-from aga.training.search import SearchResult, Settings, Trial, TuneConfig, rank, search
 
 
 @pytest.mark.slow

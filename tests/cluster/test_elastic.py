@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 from fixtures.slow_pages import slow_pages
+from fixtures.small_runs import WITHOUT_BATCH_STATISTICS, make_home, small_params, small_recipe
 from ray.train import ScalingConfig
-from small_runs import WITHOUT_BATCH_STATISTICS, make_home, small_params, small_recipe
 
+from aga.cluster import distributed
+from aga.cluster.config import ClusterConfig
+from aga.cluster.distributed import pretrain
+from aga.cluster.elastic import ElasticPolicy
+from aga.cluster.job import Job
 from aga.errors import ClusterError
 from aga.tracking import TrackingConfig
-from aga.training import distributed
 from aga.training.checkpoint import TrainingState, checkpoints
-from aga.training.cluster import ClusterConfig
-from aga.training.distributed import pretrain
-from aga.training.elastic import ElasticPolicy
-from aga.training.job import Job
 from aga.training.run import run_local
 
 # 28 training pairs: 3 steps an epoch, which lasts as long as `slow_pages` wants.

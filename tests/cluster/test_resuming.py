@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import make_home, small_params, small_recipe
+from fixtures.small_runs import make_home, small_params, small_recipe
 
+from aga.cluster.job import Job
+from aga.cluster.resuming import MADE_OF, differences, enter, note
 from aga.errors import CheckpointError
 from aga.tracking import TrackingConfig
-from aga.training.job import Job
 from aga.training.recipe import RunData
-from aga.training.resuming import MADE_OF, differences, enter, note
 from aga.training.run import run_local
 
 
