@@ -203,20 +203,32 @@ def follow(client: Client, job: str, write: Callable[[str], object]) -> int:
         0 where it succeeded, 1 where it failed, 130 where it was stopped.
 
     Raises:
-        ClusterError: The cluster stays away; the job may go on.
+        ClusterError: The cluster stays away, or does not stop the job, which may go on.
     """
     try:
         return asyncio.run(_follow(client, job, write))
     except KeyboardInterrupt:
-        logger.info("stopping job %s", job)
+        _stop(client, job)
+        return STOPPED
+
+
+def _stop(client: Client, job: str) -> None:
+    logger.info("stopping job %s", job)
+    deadline = time.monotonic() + STOP_SECONDS
+    try:
         client.stop_job(job)
-        deadline = time.monotonic() + STOP_SECONDS
         while (status := str(client.get_job_status(job))) not in ENDS:
             if time.monotonic() >= deadline:
-                raise ClusterError("The job does not stop", where=job, got=status) from None
+                raise ClusterError("The job does not stop", where=job, got=status)
             time.sleep(0.5)
-        logger.info("job %s %s", job, status)
-        return STOPPED
+    except (OSError, RuntimeError) as error:
+        raise ClusterError(
+            "The cluster does not answer, so that the job was not stopped",
+            where=job,
+            got=error,
+            fix=f"when it is back: ray job stop {job}",
+        ) from error
+    logger.info("job %s %s", job, status)
 
 
 async def _follow(client: Client, job: str, write: Callable[[str], object]) -> int:
@@ -233,7 +245,7 @@ async def _follow(client: Client, job: str, write: Callable[[str], object]) -> i
                     written = seen
                 answered = time.monotonic()
             status = str(client.get_job_status(job))
-        except (aiohttp.ClientError, ConnectionError, RuntimeError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
             if time.monotonic() - answered > AWAY_SECONDS:
                 raise ClusterError(
                     "The cluster does not answer any more",

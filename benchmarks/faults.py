@@ -192,6 +192,8 @@ def main() -> int:
     parser.add_argument("--prepared", type=Path, help="keep, or use again, the prepared data here")
     parser.add_argument("--check", action="store_true", help="exit 1 where a row is missing or bad")
     options = parser.parse_args()
+    # A shell lets what it runs in the background ignore Ctrl-C, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     wanted = options.fault or list(FAULTS)
     rows = [row for row in _rows_before() if not (options.again and row["fault"] in wanted)]
     with tempfile.TemporaryDirectory() as scratch:

@@ -17,8 +17,6 @@ def refuse():
     raise DataError("No such thing", fix="look elsewhere")
 
 def press_ctrl_c():
-    # A shell lets what it runs in the background ignore SIGINT, and children inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
 
 def fail():

@@ -13,11 +13,12 @@ that was cut off. No weight depends on this package: an edit of it begins no new
     distributed.py  pretraining from its checks to the exported bundle
     worker.py       what runs in each worker
     elastic.py      workers that become fewer and more
+    trainer.py      Ray's trainer, with elastic workers and an end at Ctrl-C
     listening.py    SIGTERM in a worker
     failures.py     which worker's failure is the cause, and how it is told
     pages.py        the pages of groups that a run shows in MLflow
     search.py       many trainings: Ray Tune over gates and losses
 
-Ray is optional: only `elastic` and `listening` import it at their top, and are themselves imported
-where workers start. May import everything below it.
+Ray is optional: only `elastic`, `trainer` and `listening` import it at their top, and are
+themselves imported where workers start. May import everything below it.
 """

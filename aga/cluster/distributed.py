@@ -220,13 +220,13 @@ def launch(
     """
     from ray import train
 
-    from aga.cluster.elastic import ElasticTrainer
     from aga.cluster.listening import ListeningConfig
+    from aga.cluster.trainer import Trainer
 
     elastic = cluster.min_workers is not None
     stop = StopFile(job.folder)
     stop.path.unlink(missing_ok=True)  # of an earlier start
-    trainer = ElasticTrainer(
+    trainer = Trainer(
         work,
         counts=job.even_counts(cluster),
         # By name, so that Ray's controller need not import what only workers call.

@@ -5,8 +5,7 @@ takes only numbers that share a batch evenly, sees a lost node at once instead o
 the workers save before it starts more of them, and gives up after a while where Ray waits for ever.
 
 Ray's controller imports this, so that nothing of PyTorch is. Imports Ray, so that only whoever
-starts workers imports this; its classes are of a module, as Ray sends them to other processes by
-name.
+starts workers imports this; its class is of a module, as Ray sends it to another process by name.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ResizeDecision,
     ScalingDecision,
 )
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from aga.errors import ClusterError
 from aga.training.stopping import end_in_order
@@ -104,21 +102,3 @@ class ElasticPolicy(ElasticScalingPolicy):  # type: ignore[misc]
         except (ray.exceptions.RayError, TimeoutError) as error:
             logger.warning("Ray does not say what room there is: %s", error)
             return None
-
-
-class ElasticTrainer(DataParallelTrainer):  # type: ignore[misc]
-    """Ray's trainer, with that policy where it is given a range of workers.
-
-    Args:
-        counts: As of `ElasticPolicy`.
-        settings: As of Ray's.
-    """
-
-    def __init__(self, *arguments: Any, counts: Sequence[int], **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._counts = counts
-
-    def _initialize_and_run_controller(self, **given: Any) -> Any:
-        if self.scaling_config.elasticity_enabled:
-            given["scaling_policy"] = ElasticPolicy(self.scaling_config, self._counts, PATIENCE)
-        return super()._initialize_and_run_controller(**given)

@@ -257,7 +257,8 @@ def _run_trial(job: Job, cluster: ClusterConfig, metric: str) -> None:
     for row in job.history():
         tune.report({metric: row[metric]})
     if not finished:
-        launch(job, cluster, callbacks=[TuneReportCallback()])
+        with job.held():
+            launch(job, cluster, callbacks=[TuneReportCallback()])
 
 
 def _trial(result: Any, config: TuneConfig) -> Trial:

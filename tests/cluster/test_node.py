@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fixtures.small_runs import make_home, small_params, small_recipe
+from fixtures.small_runs import make_home, small_params, small_recipe, write_params
 
 from aga.cluster import survey as surveying
 from aga.cluster.config import ClusterConfig
@@ -34,6 +38,7 @@ from aga.errors import ClusterError
 from aga.tracking import TrackingConfig
 from aga.training.recipe import RunData
 
+ROOT = Path(__file__).parents[2]
 NODE = NodeFacts("one", {"torch": "2.9", "aga": "abc"}, {"/d/x": "12"}, 64 * 2**20, None)
 
 
@@ -118,8 +123,8 @@ def test_this_machine_is_inspected_quickly(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_nodes() -> Iterator[None]:
-    """Two Ray nodes on this machine, of which only this process knows."""
+def two_nodes() -> Iterator[str]:
+    """Two Ray nodes on this machine, of which only this process knows; their address."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -127,14 +132,14 @@ def two_nodes() -> Iterator[None]:
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, logging_level=logging.ERROR)
     try:
-        yield
+        yield cluster.address
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
 @pytest.mark.slow
-def test_workers_that_find_no_room_are_told_of(two_nodes: None) -> None:
+def test_workers_that_find_no_room_are_told_of(two_nodes: str) -> None:
     from ray.util import placement_group, remove_placement_group
 
     each = {"CPU": 1, "GPU": 0}
@@ -153,8 +158,34 @@ def test_workers_that_find_no_room_are_told_of(two_nodes: None) -> None:
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_a_command_that_waits_for_room(two_nodes: str, tmp_path: Path) -> None:
+    from ray.util import placement_group, remove_placement_group
+
+    home = make_home(tmp_path / "home")
+    params = write_params(home, {"training": {"heartbeat_seconds": 1}})
+    group = placement_group([{"CPU": 1}] * 2)
+    assert group.wait(30)
+    process = subprocess.Popen(
+        [sys.executable, "workflows/pretrain.py", "--params", params],
+        cwd=ROOT,
+        env={**os.environ, "RAY_ADDRESS": two_nodes},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        assert any("waiting for room for 1 worker(s)" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=60)[1]
+        assert process.returncode == 130, told
+    finally:
+        process.kill()
+        remove_placement_group(group)
+
+
+@pytest.mark.slow
 def test_two_real_nodes_are_asked(
-    two_nodes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_nodes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = make_home(tmp_path / "home")
     tracking = TrackingConfig.model_validate(small_params()["tracking"])

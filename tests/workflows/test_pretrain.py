@@ -139,3 +139,19 @@ def test_a_self_test_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> N
     assert "Labels shuffled" in output
     assert sorted(path.name for path in home.iterdir()) == ["data", "params.yaml"]
     assert sorted(path.name for path in (home / "data").iterdir()) == ["cache", "studies", "tokens"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_command_and_marks_the_run(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home", rows=200)
+    write_params(home, LONGER)
+    process = command(home)
+    wait_for_step(home / "runs", 20)
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in finish(process, status=130)
+    with sqlite3.connect(home / "mlflow.db") as store:
+        assert store.execute("select status from runs").fetchall() == [("KILLED",)]
+    finish(command(home))
+    undisturbed = run_local(small_recipe(LONGER), home)
+    (folder,) = (home / "runs").glob("small-*")
+    assert same_state(load_checkpoint(checkpoints(folder)[0]), undisturbed)

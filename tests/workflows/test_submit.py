@@ -161,3 +161,17 @@ def test_exit_codes_logs_attaching_and_stopping(
 
     assert "SUCCEEDED" in ended(submit(project, head), 0)
     assert "of the cluster" not in told_by_doctor(project, head)
+
+
+@pytest.mark.slow
+def test_a_head_that_is_gone_is_told_of_when_its_job_is_to_stop(
+    project: Path, tmp_path: Path
+) -> None:
+    with ray_head(project) as own:
+        process = submit(project, own, "--", "--until", str(tmp_path / "never"))
+        read_until(process, "home ")
+    process.send_signal(signal.SIGINT)
+    told = ended(process, 1)
+    assert "was not stopped" in told
+    assert "ray job stop aga-nap-" in told
+    assert "Traceback" not in told

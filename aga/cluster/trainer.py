@@ -1,0 +1,40 @@
+"""Ray's trainer, with workers that may become fewer and more, and an end at Ctrl-C.
+
+Imports Ray, so that only whoever starts workers imports this. Both methods are Ray's own, without a
+promise to stay: `tests/cluster/test_elastic.py` and `tests/workflows/test_pretrain.py` would tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from aga.cluster.elastic import PATIENCE, ElasticPolicy
+
+
+class Trainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray's, but for these two things.
+
+    Args:
+        counts: As of `ElasticPolicy`, which is used where there is a range of workers.
+        settings: As of Ray's.
+    """
+
+    def __init__(self, *arguments: Any, counts: Sequence[int], **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._counts = counts
+
+    def _initialize_and_run_controller(self, **given: Any) -> Any:
+        if self.scaling_config.elasticity_enabled:
+            given["scaling_policy"] = ElasticPolicy(self.scaling_config, self._counts, PATIENCE)
+        return super()._initialize_and_run_controller(**given)
+
+    def _register_sigint_handler(self, _controller: Any) -> None:
+        """Leave Ctrl-C a KeyboardInterrupt.
+
+        Ray's own handler waits for its controller, which answers nobody while it waits for room for
+        the workers, minutes long; a third one it ends with exit code 0. Workers end with the
+        process that had them started in any case, as after `kill -9`.
+        """
