@@ -252,6 +252,8 @@ def _put_through(fault: Fault, home: Path, rng: random.Random, expected: Hashes)
     while (code := start.exit_code(PATIENCE)) != 0 and starts < STARTS:
         if code is None:
             start.process.kill()  # it hangs: what a person would do
+        if starts > 1:
+            print(f"nobody hit this start: {start.told()[-4000:]}", file=sys.stderr)
         start = fault.start(home)
         starts += 1
     survived = code == 0

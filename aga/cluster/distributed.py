@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 BUNDLE = Path("models/encoder")
 HEARTBEAT_SECONDS = 10.0  # while Ray starts
+START_ATTEMPTS = 3
 ELASTIC_START_TIMEOUT = "30"
 """Seconds until elastic workers try with fewer, where a node is lost that Ray still counts on."""
 RESIZE_SECONDS = 60.0  # between two looks whether there is room for more of them
@@ -177,25 +178,32 @@ def _start_ray() -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray nices its workers by 15: whatever else this machine does would come before training.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    port = _free_port()
-    # Ray's cleaner of dead runs looks for this machine's only Ray otherwise, and dies of two.
-    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    options: dict[str, Any] = {
-        "address": "local",  # or it joins whatever anybody has started on this machine
-        "include_dashboard": True,
-        "dashboard_host": "127.0.0.1",
-        "dashboard_port": port,
-    }
-    try:
-        ray.init(**options, logging_level=logging.ERROR)
-    # Where it is not up within 30 seconds, Ray raises an `Exception` of no class of its own.
-    except Exception as error:
-        raise ClusterError(
-            "Ray does not start on this machine",
-            got=error,
-            fix="repeat the command; if it stays so, free memory and processors, and see the logs "
-            "in /tmp/ray/session_latest/logs",
-        ) from error
+    for attempt in range(1, START_ATTEMPTS + 1):
+        port = _free_port()
+        # Ray's cleaner of dead runs looks for this machine's only Ray otherwise, and dies of two.
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        options: dict[str, Any] = {
+            "address": "local",  # or it joins whatever anybody has started on this machine
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "dashboard_port": port,
+        }
+        try:
+            ray.init(**options, logging_level=logging.ERROR)
+        # Where it is not up within 30 seconds, Ray raises an `Exception` of no class of its own.
+        except Exception as error:
+            ray.shutdown()
+            if attempt == START_ATTEMPTS:
+                raise ClusterError(
+                    "Ray does not start on this machine",
+                    got=error,
+                    expected=f"that it does within 30 s, at the latest at attempt {attempt}",
+                    fix="free memory and processors, repeat the command; if it stays so, see the "
+                    "logs in /tmp/ray/session_latest/logs",
+                ) from error
+            logger.warning("Ray did not start, trying again: %s", error)
+        else:
+            return
 
 
 def launch(

@@ -22,9 +22,9 @@ from pydantic import ValidationError
 from ray.dashboard.utils import get_address_for_submission_client
 
 from aga.cluster.config import ClusterConfig
-from aga.cluster.distributed import launch, pretrain, ray_session
+from aga.cluster.distributed import START_ATTEMPTS, launch, pretrain, ray_session
 from aga.cluster.job import Job
-from aga.errors import CheckpointError, DataError, ParamsError
+from aga.errors import CheckpointError, ClusterError, DataError, ParamsError
 from aga.tracking import TrackingConfig, start_run
 from aga.training.checkpoint import COMMAND, WRITER, only_writer
 from aga.training.run import run_local
@@ -115,6 +115,32 @@ def test_an_error_that_trying_again_would_repeat_keeps_its_class(
             launch(lost, cluster)
         where = ray.remote(num_cpus=0)(get_address_for_submission_client).remote(None)
         assert ray.get(where) == os.environ["RAY_API_SERVER_ADDRESS"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slow", [1, 3])
+def test_a_ray_that_is_not_up_in_time_is_started_again(
+    slow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = ClusterConfig.model_validate(small_params()["cluster"])
+    ports: list[int] = []
+    start_ray = ray.init
+
+    def init(**options: Any) -> None:
+        ports.append(options["dashboard_port"])
+        if len(ports) <= slow:
+            raise Exception("The current node timed out during startup")
+        start_ray(**options)
+
+    monkeypatch.setattr(ray, "init", init)
+    if slow < START_ATTEMPTS:
+        with ray_session(cluster):
+            assert ray.is_initialized()
+        assert len(set(ports)) == 2
+    else:
+        with pytest.raises(ClusterError, match="timed out"), ray_session(cluster):
+            pass
+        assert len(ports) == START_ATTEMPTS
 
 
 @contextmanager
