@@ -57,7 +57,7 @@ BEGIN, END = "<!-- faults -->", "<!-- end of faults -->"
 STARTS, RUNS = 6, 10
 AWAY = 20.0  # seconds without storage
 LATER = 0.05  # seconds after a step, at most
-SETTLING = 10.0  # likewise, from the last step to the end of a command
+STARTING, ENDING = 20.0, 10.0  # likewise, from a command to its first step, and after its last one
 
 Inject = Callable[[Start, Path, random.Random], None]
 Hashes = Mapping[str, str]
@@ -275,10 +275,11 @@ def _put_through(fault: Fault, home: Path, rng: random.Random, expected: Hashes)
 
 def _wait(start: Start, spool: Path, total: int, rng: random.Random, any_moment: bool) -> bool:
     """Wait for a random moment of a run that was just started; False where it ended before."""
-    step = rng.randrange(-total, total) if any_moment else rng.randrange(1, total - 1)
-    while tracked_step(spool) < step and start.exit_code() is None:
+    # At any moment: a third of them before the first step, and a third after the last one.
+    step = rng.randrange(-total, 2 * total) if any_moment else rng.randrange(1, total - 1)
+    while tracked_step(spool) < min(step, total) and start.exit_code() is None:
         time.sleep(0.002)
-    time.sleep(rng.uniform(0, SETTLING if any_moment else LATER))
+    time.sleep(rng.uniform(0, LATER if 0 < step < total else STARTING if step <= 0 else ENDING))
     return start.exit_code() is None
 
 
