@@ -119,7 +119,7 @@ def pretrain(
             )
     else:
         logger.info("the run has finished before; exporting it again")
-        job.deliver()
+        job.end("FINISHED")
     out = job.home / BUNDLE
     names = {"run": job.name}
     logger.info("exporting the best epoch to %s", BUNDLE)
@@ -281,9 +281,8 @@ def _marked_if_cut_off(job: Job) -> Iterator[None]:
 
     def mark(status: Status) -> None:
         try:
-            if job.spool.exists():
-                job.track().finish(status)
-        except (TrackingError, OSError) as error:
+            job.end(status)
+        except (TrackingError, CheckpointError, OSError) as error:
             logger.warning("run %s may stay marked as running in MLflow: %s", job.name, error)
 
     try:

@@ -13,7 +13,17 @@ from aga.cluster.preflight import check_storage, even_counts
 from aga.config import Config
 from aga.errors import TrackingError
 from aga.objectives import build_objective
-from aga.tracking import Tracker, TrackingConfig, is_delivered, provenance, replay, start_run
+from aga.tracking import (
+    Status,
+    Tracker,
+    TrackingConfig,
+    is_delivered,
+    last_status,
+    provenance,
+    replay,
+    start_run,
+    write_end,
+)
 from aga.training.accumulation import check_micro_batches
 from aga.training.batches import check_batches
 from aga.training.checkpoint import (
@@ -86,6 +96,25 @@ class Job(Config):
     def deliver(self) -> None:
         """Send what MLflow has not received of a run that has ended; see `deliver`."""
         deliver(self.spool, self.tracking, self.home)
+
+    def end(self, status: Status) -> None:
+        """Have MLflow show how the run ended: FINISHED where its last step is saved.
+
+        Its writer, which ends or was killed, is waited for.
+
+        Raises:
+            TrackingError: The spool cannot be written.
+            CheckpointError: Another process writes this run, or its newest checkpoints are damaged.
+            OSError: The storage is away.
+        """
+        if not self.spool.exists():
+            return
+        with only_writer(self.folder, WRITER_PATIENCE):
+            if self.final_state() is not None:
+                status = "FINISHED"
+            if last_status(self.spool) != status:
+                write_end(self.spool, status)
+        self.deliver()
 
     def final_state(self) -> TrainingState | None:
         """The last state of the run where it has finished; None where not, or where it never began.

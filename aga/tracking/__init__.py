@@ -27,7 +27,8 @@ from aga.tracking.runs import (
     replay,
     start_run,
 )
-from aga.tracking.stale import Life, RunningRun, close_run, running_runs
+from aga.tracking.spool import last_status
+from aga.tracking.stale import Life, RunningRun, close_run, running_runs, write_end
 from aga.tracking.store import TrackingConfig, mlflow_ui_command
 
 __all__ = [
@@ -40,9 +41,11 @@ __all__ = [
     "close_children",
     "close_run",
     "is_delivered",
+    "last_status",
     "mlflow_ui_command",
     "provenance",
     "replay",
     "running_runs",
     "start_run",
+    "write_end",
 ]

@@ -163,6 +163,19 @@ def spool_id(path: Path) -> str | None:
     return None if first is None else str(first[0]["id"])
 
 
+def last_status(path: Path) -> str | None:
+    """How the last process that wrote a spool said that it ended; None where it did not come to it.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    status = None
+    for record, _ in read_records(path, 0):
+        if record["kind"] in ("start", "status"):
+            status = record.get("status")
+    return status
+
+
 def is_written(path: Path) -> bool:
     """Whether a process has the spool open for writing.
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from aga.errors import TrackingError
 from aga.tracking.delivery import SPOOL_TAG, Delivery
+from aga.tracking.runs import Status
 from aga.tracking.spool import is_written, spool_id, status_record
 from aga.tracking.store import Client, TrackingConfig, is_created, open_client, tracking_errors
 from aga.tracking.writer import SpoolWriter
@@ -97,9 +99,23 @@ def close_run(config: TrackingConfig, home: Path, run: RunningRun) -> bool:
             return True
         if is_written(run.spool):
             return False
-        SpoolWriter(run.spool).close(status_record("KILLED"), CLOSE_SECONDS)
+        write_end(run.spool, "KILLED")
         Delivery(config, home, run.spool).send()
     return True
+
+
+def write_end(spool: Path, status: Status) -> None:
+    """Write how a run ended into its spool, as whoever wrote it was killed before.
+
+    Raises:
+        TrackingError: The spool cannot be written.
+    """
+    try:
+        written = SpoolWriter(spool).close(status_record(status), CLOSE_SECONDS)
+    except OSError as error:
+        raise TrackingError("The spool cannot be used.", where=spool, got=error) from error
+    if not written:
+        raise TrackingError("The spool cannot be written.", where=spool)
 
 
 def _examined(run: Client, spool: Path | None) -> RunningRun:
