@@ -20,9 +20,17 @@ from aga.cluster.node import unreachable
 from aga.config import Config
 from aga.data.pixels.dicom import codec_summary
 from aga.errors import AgaError, CheckpointError, TrackingError
-from aga.tracking import Life, TrackingConfig, close_run, is_delivered, replay, running_runs
+from aga.tracking import (
+    Life,
+    RunningRun,
+    TrackingConfig,
+    close_run,
+    is_delivered,
+    replay,
+    running_runs,
+)
 from aga.tracking.spool import is_written
-from aga.training.checkpoint import FOLDER, WRITER, checkpoints, verify
+from aga.training.checkpoint import COMMAND, FOLDER, WRITER, checkpoints, verify
 
 SPOOL = "metrics.jsonl"
 QUIET_SECONDS = 120.0
@@ -107,23 +115,35 @@ def examine_jobs(address: str) -> list[Finding]:
 
 
 def _runs(storage: Path) -> list[Path]:
-    """Folders of runs and searches: those that were ever written."""
-    return sorted(path.parent for path in storage.rglob(WRITER)) if storage.is_dir() else []
+    """Folders of runs and searches: those that anybody ever held."""
+    return sorted({path.parent for lock in (COMMAND, WRITER) for path in storage.rglob(lock)})
+
+
+def _holder(run: Path) -> str:
+    """Who holds a run's folder; empty where nobody does.
+
+    A command holds it from end to end, also while it waits for room or puts a worker in a lost
+    one's place. So it is named before the worker that writes.
+    """
+    for lock in (COMMAND, WRITER):
+        if _is_locked(run / lock):
+            who = (run / lock).read_text(encoding="utf-8")
+            return who or "a process of another machine"
+    return ""
 
 
 def _writers(storage: Path) -> Iterator[Finding]:
     for run in _runs(storage):
-        if _is_locked(run / WRITER):
-            who = (run / WRITER).read_text(encoding="utf-8")
+        if who := _holder(run):
             yield Finding(
-                f"run {run.name} is being written by {who or 'a process of another machine'}",
+                f"run {run.name} is held by {who}",
                 "let it finish, or stop that process, before you start the run again",
             )
 
 
 def _checkpoints(storage: Path) -> Iterator[Finding]:
     for run in _runs(storage):
-        if _is_locked(run / WRITER):
+        if _holder(run):
             continue
         found = checkpoints(run)
         damaged = [(folder, error) for folder in found if (error := _damage(folder))]
@@ -147,7 +167,7 @@ def _damage(folder: Path) -> CheckpointError | None:
 
 def _spools(storage: Path, tracking: TrackingConfig, home: Path) -> Iterator[Finding]:
     for spool in sorted(storage.rglob(SPOOL)):
-        if is_delivered(spool) or _is_written(spool):
+        if is_delivered(spool) or _is_written(spool) or _holder(spool.parent):
             continue
 
         def send(spool: Path = spool) -> str:
@@ -177,10 +197,14 @@ def _zombies(storage: Path, tracking: TrackingConfig, home: Path) -> Iterator[Fi
     for run in running:
         if run.life is Life.WRITTEN:
             yield Finding(f"run {run.name} is RUNNING in MLflow, and a process writes it")
+        elif run.spool and (who := _holder(run.spool.parent)):
+            yield Finding(f"run {run.name} is RUNNING in MLflow, and held by {who}")
         elif run.life is Life.STALE and run.silent_seconds > QUIET_SECONDS:
 
-            def close(run: object = run) -> bool:
-                return close_run(tracking, home, run)  # type: ignore[arg-type]
+            def close(run: RunningRun = run) -> bool:
+                # Somebody may have begun to go on with it since it was looked at.
+                held = run.spool is not None and bool(_holder(run.spool.parent))
+                return not held and close_run(tracking, home, run)
 
             yield Finding(
                 f"run {run.name} is RUNNING in MLflow, but nobody writes it",
@@ -239,7 +263,7 @@ def _unfinished(home: Path, storage: Path) -> Iterator[Finding]:
                 "the next run of its stage goes on from it or removes it",
             )
     for folder in sorted(storage.rglob(f"{FOLDER}/.unfinished-*")):
-        if not _is_locked(folder.parents[1] / WRITER):
+        if not _holder(folder.parents[1]):
             yield Finding(
                 f"{folder.parents[1].name} holds a checkpoint that was never finished",
                 "the run's next checkpoint removes it",

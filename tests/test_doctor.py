@@ -16,7 +16,7 @@ from fixtures.small_runs import make_home, small_params, small_recipe
 from aga import doctor
 from aga.doctor import Finding, examine, repair
 from aga.tracking import TrackingConfig, start_run
-from aga.training.checkpoint import checkpoints, only_writer
+from aga.training.checkpoint import COMMAND, WRITER, checkpoints, only_writer
 from aga.training.run import run_local
 
 TRACKING = TrackingConfig.model_validate(small_params()["tracking"])
@@ -56,7 +56,31 @@ def test_a_good_folder_has_nothing_wrong_and_is_not_touched(home: Path) -> None:
 def test_a_writer_is_named_and_its_checkpoints_are_left_to_it(home: Path) -> None:
     with only_writer(home / "runs/small-1"):
         told = "\n".join(map(str, examine(home, home / "runs", TRACKING)))
-    assert f"small-1 is being written by process {os.getpid()}" in told
+    assert f"small-1 is held by process {os.getpid()}" in told
+
+
+def test_a_command_that_waits_is_named_before_its_worker_and_its_run_is_left_to_it(
+    home: Path,
+) -> None:
+    subprocess.run(
+        [sys.executable, "-c", ENDLESS, home, TRACKING.model_dump_json()], check=False, timeout=120
+    )
+    run = home / "runs/lost"
+    spool = (run / "metrics.jsonl").read_bytes()
+    with only_writer(run, lock=COMMAND):
+        (run / WRITER).write_text("process 1 on a node that is lost")
+        told = "\n".join(map(str, examine(home, home / "runs", TRACKING)))
+        assert f"run lost is held by process {os.getpid()} on" in told
+        assert f"lost is RUNNING in MLflow, and held by process {os.getpid()} on" in told
+        assert wrong(home) == []
+    seen = wrong(home)
+    assert any("lost is RUNNING" in finding.what for finding in seen)
+    with only_writer(run, lock=COMMAND):  # begun between the look and the repair
+        repair(seen)
+    assert (run / "metrics.jsonl").read_bytes() == spool
+    repair(seen)
+    assert b'"KILLED"' in (run / "metrics.jsonl").read_bytes()
+    assert wrong(home) == []
 
 
 def test_a_damaged_checkpoint_is_told_with_what_is_left(home: Path) -> None:
