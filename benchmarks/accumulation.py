@@ -93,6 +93,7 @@ def peak_mib(home: Path, recipe: Recipe) -> tuple[float, float]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_measured, args=(theirs, str(home), recipe.model_dump_json()))
     process.start()
+    theirs.close()  # or a child that is killed is waited for
     peak, seconds = ours.recv()
     process.join()
     return peak, seconds

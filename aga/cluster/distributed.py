@@ -26,15 +26,16 @@ from aga.cluster.job import Job
 from aga.cluster.pages import MakePages, name_of
 from aga.cluster.preflight import check_machine, check_resources
 from aga.cluster.resuming import Resume, enter, note
+from aga.cluster.stopping import StopFile
 from aga.cluster.survey import lack_of_room, survey
 from aga.cluster.worker import LASTING, START_TIMEOUT, SWITCHES, work
 from aga.data.cluster import attach
 from aga.errors import AgaError, CheckpointError, ClusterError, TrackingError
 from aga.tracking import Status, TrackingConfig
-from aga.training.checkpoint import TrainingState
+from aga.training.checkpoint import TrainingState, only_writer
 from aga.training.export import export_bundle
 from aga.training.recipe import Recipe, RunData
-from aga.training.stopping import StopFile, TerminatedError, on_sigterm
+from aga.training.stopping import TerminatedError, on_sigterm
 from aga.training.waiting import telling
 
 logger = logging.getLogger(__name__)
@@ -106,8 +107,8 @@ def pretrain(
         job.check(data, cluster.workers, cluster.fewest)
         with job.held():
             note(job.folder, made_of)
-            with ray_session(cluster):
-                survey(job, data, cluster)
+            with ray_session(cluster), on_sigterm(_end_at_once):
+                survey(job, cluster)
                 logger.info("the nodes are fit; starting up to %d worker(s)", cluster.workers)
                 launch(job, cluster, make_pages=make_pages)
         state = job.final_state()
@@ -123,7 +124,8 @@ def pretrain(
     out = job.home / BUNDLE
     names = {"run": job.name}
     logger.info("exporting the best epoch to %s", BUNDLE)
-    sha256 = export_bundle(out, recipe=recipe, data=data, home=home, state=state, names=names)
+    with on_sigterm(_end_at_once):
+        sha256 = export_bundle(out, recipe=recipe, data=data, home=home, state=state, names=names)
     return PretrainResult(job.name, state, out, sha256)
 
 
@@ -172,6 +174,7 @@ def _start_ray() -> None:
     Raises:
         ClusterError: It does not come up.
     """
+    import psutil  # type: ignore[import-untyped]
     import ray
 
     # Nobody announces that this machine will be taken away: no watcher for it.
@@ -179,7 +182,7 @@ def _start_ray() -> None:
     # Ray nices its workers by 15: whatever else this machine does would come before training.
     os.environ.setdefault("RAY_worker_niceness", "0")
     for attempt in range(1, START_ATTEMPTS + 1):
-        port = _free_port()
+        port, others = _free_port(), psutil.Process().children(recursive=True)
         # Ray's cleaner of dead runs looks for this machine's only Ray otherwise, and dies of two.
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         options: dict[str, Any] = {
@@ -192,7 +195,9 @@ def _start_ray() -> None:
             ray.init(**options, logging_level=logging.ERROR)
         # Where it is not up within 30 seconds, Ray raises an `Exception` of no class of its own.
         except Exception as error:
-            ray.shutdown()
+            for process in psutil.Process().children(recursive=True):
+                if process not in others:  # of this attempt: Ray itself forgets them
+                    process.kill()
             if attempt == START_ATTEMPTS:
                 raise ClusterError(
                     "Ray does not start on this machine",
@@ -227,6 +232,7 @@ def launch(
         TrainingFailedError: A worker failed with another error, or died; see `told`.
     """
     from ray import train
+    from ray.exceptions import RayError
 
     from aga.cluster.listening import ListeningConfig
     from aga.cluster.trainer import Trainer
@@ -258,18 +264,37 @@ def launch(
             logging_config=train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    # A second SIGTERM ends this process at once, and Ray the workers.
     room = partial(lack_of_room, cluster.resources_per_worker)
     heartbeat = telling(room, job.recipe.training.heartbeat_seconds)
-    with _marked_if_cut_off(job), on_sigterm(stop.make), heartbeat:
+    with _marked_if_cut_off(job), on_sigterm(partial(_ask_to_end, job, stop)), heartbeat:
         try:
             result = trainer.fit()
-        except train.TrainingFailedError as error:
+        # The second where Ray's own processes, and not the workers, were the ones that died.
+        except (train.TrainingFailedError, RayError) as error:
             raise told(error, job.name) from error
     stop.path.unlink(missing_ok=True)
     if result.return_value:
         name, message = result.return_value
         raise {**LASTING, TerminatedError.__name__: TerminatedError}[name](message)
+
+
+def _ask_to_end(job: Job, stop: StopFile) -> None:
+    """At the first SIGTERM; a second one ends this process at once, and Ray the workers.
+
+    Raises:
+        TerminatedError: No worker trains that could save a step.
+    """
+    stop.make()
+    try:
+        with only_writer(job.folder):
+            pass
+    except CheckpointError:
+        return  # it saves, and ends
+    raise TerminatedError("Ended while no worker trained; the last checkpoint is there")
+
+
+def _end_at_once() -> None:
+    raise TerminatedError("Ended before the workers were started, or after they had ended")
 
 
 @contextmanager

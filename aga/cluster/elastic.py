@@ -24,8 +24,8 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ScalingDecision,
 )
 
+from aga.cluster.stopping import end_in_order
 from aga.errors import ClusterError
-from aga.training.stopping import end_in_order
 
 logger = logging.getLogger(__name__)
 

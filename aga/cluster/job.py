@@ -109,11 +109,9 @@ class Job(Config):
         """
         if not self.spool.exists():
             return
-        with only_writer(self.folder, WRITER_PATIENCE):
-            if self.final_state() is not None:
-                status = "FINISHED"
-            if last_status(self.spool) != status:
-                write_end(self.spool, status)
+        if last_status(self.spool) != "FINISHED":
+            with only_writer(self.folder, WRITER_PATIENCE):
+                write_end(self.spool, "FINISHED" if self.final_state() is not None else status)
         self.deliver()
 
     def final_state(self) -> TrainingState | None:
@@ -158,13 +156,16 @@ class Job(Config):
         check_storage(self.folder, parameters, self.recipe.checkpoint)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, patience: float = 0.0) -> Iterator[None]:
         """Hold the run for one command; a worker that a killed one left is waited for.
+
+        Args:
+            patience: Seconds to wait for another command that is ending.
 
         Raises:
             CheckpointError: Another command trains this run, or another process writes it.
         """
-        with only_writer(self.folder, lock=COMMAND):
+        with only_writer(self.folder, patience, COMMAND):
             with only_writer(self.folder, WRITER_PATIENCE):
                 pass  # nobody does; the first worker takes it from here
             yield

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray.train.backend import Backend, BackendConfig
 
-from aga.training.stopping import hear_sigterm
+from aga.cluster.stopping import hear_sigterm
 
 
 @dataclass

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "ray", "numpy", "timm", "transformers")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+NCCL_BYTES = 2**30
 TOKEN_SECONDS = 10.0
 """How long a node looks for the others' tokens: network file systems show a new file late."""
 CONNECT_SECONDS = 5.0
@@ -189,26 +190,21 @@ def check_versions(nodes: Sequence[NodeFacts]) -> None:
         )
 
 
-def check_shared_memory(nodes: Sequence[NodeFacts], needed: int) -> None:
-    """Check that the loaders' processes can hand over their batches.
+def warn_of_shared_memory(nodes: Sequence[NodeFacts]) -> None:
+    """Tell which nodes have less shared memory than NCCL asks for, where several GPUs train there.
 
-    Args:
-        nodes: The nodes.
-        needed: Bytes on each.
-
-    Raises:
-        ClusterError: /dev/shm of a node is too small.
+    Only warned of: how much it takes depends on the GPUs and their links.
     """
-    small = [n for n in nodes if n.shared_memory is not None and n.shared_memory < needed]
-    if small:
-        raise ClusterError(
-            "Shared memory is too small for the processes that load data",
-            where=f"{SHARED_MEMORY} of {', '.join(node.name for node in small)}",
-            got=f"{min(n.shared_memory or 0 for n in small) / 2**20:.0f} MiB free",
-            expected=f"{needed / 2**20:.0f} MiB",
-            fix="set training.loader_workers to 0, or give the container more (--shm-size; in "
-            "Kubernetes an emptyDir of medium Memory)",
-        )
+    for node in nodes:
+        if node.shared_memory is not None and node.shared_memory < NCCL_BYTES:
+            logger.warning(
+                "%s has %.0f MiB free in %s; NCCL's manual asks for 1 GiB where several GPUs of a "
+                "node talk to each other. If the workers fail at their first step, give the "
+                "container more: --shm-size=1g; in Kubernetes an emptyDir of medium Memory",
+                node.name,
+                node.shared_memory / 2**20,
+                SHARED_MEMORY,
+            )
 
 
 def warn_of_tracking(nodes: Sequence[NodeFacts], tracking_uri: str) -> None:
@@ -222,11 +218,6 @@ def warn_of_tracking(nodes: Sequence[NodeFacts], tracking_uri: str) -> None:
                 tracking_uri,
                 node.tracking_error,
             )
-
-
-def shared_memory_needed(batch: int, pixels: int, loader_workers: int) -> int:
-    """Bytes that one worker's loader processes hold ready: two float32 batches each."""
-    return loader_workers * 2 * batch * pixels * 4
 
 
 def _sha256(path: Path) -> str | None:

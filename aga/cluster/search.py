@@ -32,7 +32,7 @@ from aga.config import Config
 from aga.errors import AgaError, ParamsError, TrackingError
 from aga.tracking import Tracker, TrackingConfig, close_children, provenance, start_run
 from aga.training.checkpoint import only_writer
-from aga.training.recipe import RunData
+from aga.training.run import WRITER_PATIENCE
 from aga.training.validation import Metric
 
 logger = logging.getLogger(__name__)
@@ -185,12 +185,12 @@ def search(
         ):
             with ray_session(cluster):
                 place = sample.model_copy(update={"folder": folder})
-                survey(place, RunData.open(home), cluster)
+                survey(place, cluster)
                 ranked = _run_trials(config, make_job, trials, seed, cluster, parent.run_id, folder)
             if not ranked[0].failed:
                 best = {f"best/{config.metric}": ranked[0].best}
                 parent.log_metrics(best, step=sum(trial.epochs for trial in ranked))
-        if not any(trial.failed for trial in ranked):
+        if len(ranked) == trials and not any(trial.failed for trial in ranked):
             _write_table(folder / TABLE, ranked)
     return SearchResult(ranked)
 
@@ -219,6 +219,8 @@ def _run_trials(
 ) -> list[Trial]:
     # Tune's own progress page would stand in the middle of the table that a script prints.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Its own handler of Ctrl-C ends all trials as if they were done.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import BasicVariantGenerator
@@ -232,10 +234,11 @@ def _run_trials(
         param_space={key: _distribution(limits) for key, limits in config.space.items()},
         tune_config=tune.TuneConfig(
             num_samples=trials,
-            max_concurrent_trials=min(config.max_concurrent, _places(cluster)),
             metric=config.metric,
             mode=config.mode,
-            search_alg=BasicVariantGenerator(random_state=seed),
+            search_alg=BasicVariantGenerator(
+                max_concurrent=min(config.max_concurrent, _places(cluster)), random_state=seed
+            ),
             scheduler=ASHAScheduler(max_t=config.epochs, grace_period=config.grace_epochs),
         ),
         run_config=tune.RunConfig(storage_path=str(folder), name="tune", verbose=0),
@@ -257,7 +260,7 @@ def _run_trial(job: Job, cluster: ClusterConfig, metric: str) -> None:
     for row in job.history():
         tune.report({metric: row[metric]})
     if not finished:
-        with job.held():
+        with job.held(WRITER_PATIENCE):  # a trial of a search that was killed may be ending
             launch(job, cluster, callbacks=[TuneReportCallback()])
 
 

@@ -18,17 +18,16 @@ from aga.cluster.node import (
     NodeFacts,
     check_data,
     check_exchange,
-    check_shared_memory,
     check_versions,
     inspect,
     missing_tokens,
-    shared_memory_needed,
+    warn_of_shared_memory,
     warn_of_tracking,
     write_token,
 )
 from aga.cluster.preflight import workers_that_fit
 from aga.errors import ClusterError
-from aga.training.recipe import STUDIES, TOKENS, RunData
+from aga.training.recipe import STUDIES, TOKENS
 
 SECONDS = 60.0
 HERE = "this machine"
@@ -36,16 +35,15 @@ FIRST_READ = (STUDIES / "dataset.json", STUDIES / "manifest.parquet", TOKENS / "
 Answer = TypeVar("Answer")
 
 
-def survey(job: Job, data: RunData, cluster: ClusterConfig) -> None:
+def survey(job: Job, cluster: ClusterConfig) -> None:
     """Check every node that a worker fits on; connected to Ray, before workers are started.
 
     Args:
         job: What will be trained.
-        data: Its data, as this machine sees them.
         cluster: The workers.
 
     Raises:
-        ClusterError: A node lacks the storage, the data, the software or the shared memory, or
+        ClusterError: A node lacks the storage, the data, or the software, or
             does not answer within a minute. The message names node and setting.
     """
     import ray
@@ -67,14 +65,8 @@ def survey(job: Job, data: RunData, cluster: ClusterConfig) -> None:
         _exchange_tokens(job.folder, ask)
     check_data(facts, here.data)
     check_versions(facts)
-    image, training = data.studies.info.image, job.recipe.training
-    pixels = image.height * image.width * image.channels
-    needed = [
-        shared_memory_needed(training.batch_size // workers, pixels, training.loader_workers)
-        * min(workers, max(fits.values()))
-        for workers in job.even_counts(cluster)
-    ]
-    check_shared_memory(facts, max(needed))
+    if cluster.gpus_per_worker and min(cluster.workers, max(fits.values())) > 1:
+        warn_of_shared_memory(facts)
     warn_of_tracking(facts, uri)
 
 

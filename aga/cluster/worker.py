@@ -17,13 +17,14 @@ import aga
 from aga.cluster.failures import noting_traceback
 from aga.cluster.job import Job
 from aga.cluster.pages import EpochPages, MakePages, named
+from aga.cluster.stopping import StopFile, sigterm_heard, tell_end
 from aga.collectives import rank, world_size
 from aga.errors import AgaError, DataError, ParamsError
 from aga.training.checkpoint import Row
 from aga.training.recipe import RunData
 from aga.training.run import Listener, build_context, follow
 from aga.training.step_metrics import DivergenceError
-from aga.training.stopping import StopFile, TerminatedError, sigterm_heard, tell_end
+from aga.training.stopping import TerminatedError
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
         # the rest wait for it, until raising it here makes Ray stop them all.
         if world_size() > 1 and not isinstance(error, DivergenceError):
             raise
-        return type(error).__name__, str(error)
+        return next(name for name, kind in LASTING.items() if isinstance(error, kind)), str(error)
     except TerminatedError as error:
         if not StopFile(job.folder).is_there():
             raise WorkerTerminatedError(

@@ -15,7 +15,13 @@ from typing import Any
 
 from aga.errors import TrackingError
 from aga.tracking.spool import Record, Sent, artifact_folder, flush, read_records
-from aga.tracking.store import Client, TrackingConfig, experiment_id, open_client
+from aga.tracking.store import (
+    Client,
+    TrackingConfig,
+    bound_requests,
+    experiment_id,
+    open_client,
+)
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +58,7 @@ class Delivery:
     """
 
     def __init__(self, config: TrackingConfig, home: Path, spool: Path) -> None:
+        bound_requests()
         self._config, self._home, self._spool = config, home, spool
         self._client: Client = None
         self._warned = False

@@ -14,7 +14,6 @@ from aga.tracking.delivery import PARENT_TAG, Delivery, flattened, send_artifact
 from aga.tracking.spool import Sent, now, status_record
 from aga.tracking.store import (
     TrackingConfig,
-    bound_requests,
     import_mlflow,
     open_client,
     tracking_errors,
@@ -63,7 +62,6 @@ def start_run(
         TrackingError: MLflow is not installed, or the spool cannot be written.
     """
     import_mlflow(config)
-    bound_requests()
     try:
         writer = SpoolWriter(spool)
         writer.append_start(

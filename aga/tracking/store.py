@@ -166,8 +166,9 @@ def import_mlflow(config: TrackingConfig) -> None:
 def bound_requests() -> None:
     """Let a request to a server that is away fail in seconds; MLflow's defaults take minutes.
 
-    For processes that train. What the user has set in the environment stays. MLflow itself tries
-    nothing twice: it would create a second run where only the answer to the first was late.
+    For whoever sends a spool, which keeps what was not sent. What the user has set in the
+    environment stays. MLflow itself tries nothing twice: it would create a second run where only
+    the answer to the first was late.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

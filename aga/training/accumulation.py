@@ -87,7 +87,9 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if world_size() == 1:
         return
     learned = [parameter for parameter in parameters if parameter.requires_grad]
-    has_one = torch.stack([_flag(parameter) for parameter in learned])
+    has_one = torch.tensor(
+        [float(parameter.grad is not None) for parameter in learned], device=learned[0].device
+    )
     dist.all_reduce(has_one)
     held = zip(learned, has_one.tolist(), strict=True)
     gradients = [_gradient(parameter) for parameter, holders in held if holders]
@@ -114,10 +116,6 @@ def check_micro_batches(model: AlignmentModel, micro_batch: int | None) -> None:
             "groupnorm1} where the architecture takes it, or the architecture to one like "
             "resnet50_gn",
         )
-
-
-def _flag(parameter: nn.Parameter) -> Tensor:
-    return torch.tensor(float(parameter.grad is not None), device=parameter.device)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

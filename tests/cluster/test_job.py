@@ -1,4 +1,4 @@
-"""What MLflow is told of a run whose worker was killed before it could say how it ended."""
+"""A run as its command sees it: what MLflow is told of its end, and how its workers are asked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 from fixtures.small_runs import make_home, small_params, small_recipe
 
 from aga.cluster.job import Job
+from aga.cluster.stopping import StopFile
 from aga.tracking import Status, TrackingConfig
 from aga.training.run import run_local
+from aga.training.stopping import EXIT_CODE, TerminatedError
 
 SHORT = {"training": {"epochs": 1}}
 
@@ -45,3 +47,10 @@ def test_a_run_whose_last_step_is_saved_has_finished_however_its_command_ended(j
     written = job.spool.read_bytes()
     job.end("FINISHED")
     assert job.spool.read_bytes() == written, "once"
+
+
+def test_a_storage_that_is_away_is_told_by_the_process_that_was_asked(tmp_path: Path) -> None:
+    stop = StopFile(tmp_path / "unmounted")
+    with pytest.raises(TerminatedError, match="cannot be written") as ended:
+        stop.make()
+    assert ended.value.code == EXIT_CODE

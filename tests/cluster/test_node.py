@@ -24,19 +24,17 @@ from aga.cluster.node import (
     NodeFacts,
     check_data,
     check_exchange,
-    check_shared_memory,
     check_versions,
     inspect,
     missing_tokens,
-    shared_memory_needed,
     unreachable,
     versions,
+    warn_of_shared_memory,
     warn_of_tracking,
     write_token,
 )
 from aga.errors import ClusterError
 from aga.tracking import TrackingConfig
-from aga.training.recipe import RunData
 
 ROOT = Path(__file__).parents[2]
 NODE = NodeFacts("one", {"torch": "2.9", "aga": "abc"}, {"/d/x": "12"}, 64 * 2**20, None)
@@ -46,7 +44,6 @@ def test_equal_nodes_pass() -> None:
     nodes = [NODE, replace(NODE, name="two")]
     check_versions(nodes)
     check_data(nodes, NODE.data)
-    check_shared_memory(nodes, 64 * 2**20)
     check_exchange(Path("/s"), {"one": None, "two": None}, {"one": [], "two": []})
 
 
@@ -66,12 +63,12 @@ def test_other_data_name_the_node(sha256: str | None, words: str) -> None:
         check_data([NODE, replace(NODE, name="two", data={"/d/x": sha256})], NODE.data)
 
 
-def test_small_shared_memory_names_the_setting() -> None:
-    with pytest.raises(ClusterError, match=r"training\.loader_workers"):
-        check_shared_memory([NODE], 64 * 2**20 + 1)
-    check_shared_memory([replace(NODE, shared_memory=None)], 2**60)
-    assert shared_memory_needed(32, 96 * 96, 0) == 0
-    assert shared_memory_needed(32, 100, 3) == 3 * 2 * 32 * 100 * 4
+def test_little_shared_memory_names_node_and_option(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_shared_memory([replace(NODE, shared_memory=None), replace(NODE, shared_memory=2**30)])
+    assert not caplog.messages
+    warn_of_shared_memory([NODE])
+    assert "one has 64 MiB free in /dev/shm" in caplog.text
+    assert "--shm-size=1g" in caplog.text
 
 
 def test_storage_of_ones_own_is_told_by_node() -> None:
@@ -158,7 +155,10 @@ def test_workers_that_find_no_room_are_told_of(two_nodes: str) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_command_that_waits_for_room(two_nodes: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command_that_waits_for_room(
+    two_nodes: str, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     from ray.util import placement_group, remove_placement_group
 
     home = make_home(tmp_path / "home")
@@ -175,9 +175,9 @@ def test_ctrl_c_ends_a_command_that_waits_for_room(two_nodes: str, tmp_path: Pat
     assert process.stderr is not None
     try:
         assert any("waiting for room for 1 worker(s)" in line for line in process.stderr)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         told = process.communicate(timeout=60)[1]
-        assert process.returncode == 130, told
+        assert process.returncode == status, told
     finally:
         process.kill()
         remove_placement_group(group)
@@ -190,19 +190,18 @@ def test_two_real_nodes_are_asked(
     home = make_home(tmp_path / "home")
     tracking = TrackingConfig.model_validate(small_params()["tracking"])
     job = Job.of(small_recipe(), tracking, home, "runs")
-    data = RunData.open(home)
     two = ClusterConfig.model_validate(small_params({"cluster": {"workers": 2}})["cluster"])
     job.folder.mkdir(parents=True)
     started = time.monotonic()
-    surveying.survey(job, data, two)
+    surveying.survey(job, two)
     assert time.monotonic() - started < 60
     assert list(job.folder.iterdir()) == [], "tokens are taken away"
 
     lost = job.model_copy(update={"folder": tmp_path / "file/run"})
     (tmp_path / "file").touch()
     with pytest.raises(ClusterError, match=r"(?s)cannot write.*cluster\.storage"):
-        surveying.survey(lost, data, two)
+        surveying.survey(lost, two)
 
     monkeypatch.setattr(surveying, "SECONDS", 0.0)
     with pytest.raises(ClusterError, match="do not answer within"):
-        surveying.survey(job, data, two)
+        surveying.survey(job, two)

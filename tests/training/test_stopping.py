@@ -18,7 +18,7 @@ from fixtures.small_runs import WITHOUT_BATCH_STATISTICS, make_home, same_state,
 from aga.training.checkpoint import checkpoints, load_checkpoint
 from aga.training.recipe import Recipe, RunData
 from aga.training.run import Listener, build_context, follow, run_local
-from aga.training.stopping import EXIT_CODE, StopFile, TerminatedError, on_sigterm
+from aga.training.stopping import EXIT_CODE, TerminatedError, on_sigterm
 
 LONG = {"training": {"epochs": 60}, "checkpoint": {"every_steps": 1000}}
 
@@ -39,13 +39,6 @@ def test_the_second_signal_is_as_it_was_before() -> None:
     finally:
         signal.signal(signal.SIGTERM, outer)
     assert heard == ["action", "before", "before"]
-
-
-def test_a_storage_that_is_away_is_told_by_the_process_that_was_asked(tmp_path: Path) -> None:
-    stop = StopFile(tmp_path / "unmounted")
-    with pytest.raises(TerminatedError, match="cannot be written") as ended:
-        stop.make()
-    assert ended.value.code == EXIT_CODE
 
 
 LOCAL = """

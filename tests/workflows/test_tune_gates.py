@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,15 +31,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def printed(project: Path) -> list[list[str]]:
     """The table that `tune_gates` prints, cell by cell; Ray's workers may print before it."""
-    kill_a_search(project)
+    assert hit_a_search(project, signal.SIGINT) == 130
+    assert not list(project.glob("runs/searches/*/trials.json")), "as if it were done"
+    hit_a_search(project, signal.SIGKILL)
     done = run_in(project, *COMMAND, "--apply")
     assert "+++ params.yaml" in done.stdout
     return table(done.stdout)
 
 
-def kill_a_search(project: Path) -> None:
-    """Start the search, and kill its driver once a trial has a checkpoint."""
-    with (project / "killed.log").open("w") as log:
+def hit_a_search(project: Path, number: signal.Signals) -> int:
+    """Start the search, and send its driver a signal once a trial trains; the exit code."""
+    path = project / "hit.log"
+    with path.open("w") as log:
         process = subprocess.Popen(
             [sys.executable, *COMMAND[1:]],
             cwd=project,
@@ -47,12 +51,12 @@ def kill_a_search(project: Path) -> None:
             stderr=log,
         )
         deadline = time.monotonic() + 240
-        while not any(project.glob("runs/aga-phantom-*/checkpoints/[0-9]*")):
-            assert process.poll() is None, (project / "killed.log").read_text()
+        while "epoch 1" not in path.read_text():
+            assert process.poll() is None, path.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.kill()
-        process.wait()
+        process.send_signal(number)
+        return process.wait(timeout=120)
 
 
 def table(output: str) -> list[list[str]]:
