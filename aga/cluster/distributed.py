@@ -26,7 +26,7 @@ from aga.cluster.job import Job
 from aga.cluster.pages import MakePages, name_of
 from aga.cluster.preflight import check_machine, check_resources
 from aga.cluster.resuming import Resume, enter, note
-from aga.cluster.stopping import StopFile
+from aga.cluster.stopping import StopFile, on_sigterm_in_ray
 from aga.cluster.survey import lack_of_room, survey
 from aga.cluster.worker import LASTING, START_TIMEOUT, SWITCHES, work
 from aga.data.cluster import attach
@@ -107,7 +107,7 @@ def pretrain(
         job.check(data, cluster.workers, cluster.fewest)
         with job.held():
             note(job.folder, made_of)
-            with ray_session(cluster), on_sigterm(_end_at_once):
+            with ray_session(cluster), on_sigterm_in_ray(_end_at_once):
                 survey(job, cluster)
                 logger.info("the nodes are fit; starting up to %d worker(s)", cluster.workers)
                 launch(job, cluster, make_pages=make_pages)
@@ -266,7 +266,8 @@ def launch(
     )
     room = partial(lack_of_room, cluster.resources_per_worker)
     heartbeat = telling(room, job.recipe.training.heartbeat_seconds)
-    with _marked_if_cut_off(job), on_sigterm(partial(_ask_to_end, job, stop)), heartbeat:
+    ending = on_sigterm_in_ray(partial(_ask_to_end, job, stop))
+    with _marked_if_cut_off(job), ending, heartbeat:
         try:
             result = trainer.fit()
         # The second where Ray's own processes, and not the workers, were the ones that died.

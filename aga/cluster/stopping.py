@@ -1,12 +1,46 @@
-"""How the workers of a run are asked to end in order; see `aga.training.stopping`."""
+"""How a run's workers, and the process that waits for them, are asked to end in order.
+
+See `aga.training.stopping`, which a worker's loop knows.
+"""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from aga.training.stopping import TerminatedError
+from aga.training.stopping import TerminatedError, on_sigterm
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def on_sigterm_in_ray(action: Callable[[], None]) -> Iterator[None]:
+    """`on_sigterm` for a process that waits for Ray, which turns every exit into one of code 1.
+
+    Only a KeyboardInterrupt gets through its calls unchanged.
+    """
+    ended: list[TerminatedError] = []
+
+    def hear() -> None:
+        try:
+            action()
+        except TerminatedError as error:
+            logger.info("%s", error)
+            ended.append(error)
+            raise KeyboardInterrupt from error
+
+    try:
+        with on_sigterm(hear):
+            yield
+    except KeyboardInterrupt:
+        if ended:
+            raise ended[0] from None
+        raise
+
 
 _HEARD, _ENDED = threading.Event(), threading.Event()  # a process that hears has one life
 
