@@ -77,7 +77,7 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
         # the rest wait for it, until raising it here makes Ray stop them all.
         if world_size() > 1 and not isinstance(error, DivergenceError):
             raise
-        return next(name for name, kind in LASTING.items() if isinstance(error, kind)), str(error)
+        return lasting_kind(error), str(error)
     except TerminatedError as error:
         if not StopFile(job.folder).is_there():
             raise WorkerTerminatedError(
@@ -89,6 +89,11 @@ def work(config: Mapping[str, Any]) -> tuple[str, str] | None:
     finally:
         tell_end()
     return None
+
+
+def lasting_kind(error: AgaError) -> str:
+    """The key of `LASTING` for an error: its class, or one that it is a kind of."""
+    return next(name for name, kind in LASTING.items() if isinstance(error, kind))
 
 
 def _train(job: Job, make_pages: MakePages | None) -> None:

@@ -21,6 +21,8 @@ from aga.cluster.failures import (
     told,
 )
 from aga.cluster.job import Job
+from aga.cluster.worker import LASTING, lasting_kind
+from aga.data.files import DiskFullError
 from aga.errors import DataError
 from aga.tracking import TrackingConfig
 
@@ -67,6 +69,10 @@ def test_an_error_written_for_users_is_told_as_it_is() -> None:
 
 def test_what_is_no_workers_failure_is_told_in_rays_words() -> None:
     assert "  got:      no room" in str(told(RuntimeError("no room"), "run-1"))
+
+
+def test_a_kind_of_lasting_error_is_told_as_that() -> None:
+    assert LASTING[lasting_kind(DiskFullError("No room"))] is DataError
 
 
 FAILING = """
