@@ -17,8 +17,10 @@ import json
 import logging
 import os
 import shlex
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,14 +32,14 @@ logger = logging.getLogger(__name__)
 
 Client: TypeAlias = Any
 """`ray.job_submission.JobSubmissionClient`."""
-SUCCEEDED, FAILED, STOPPED = 0, 1, 130
-ENDS = {"SUCCEEDED": SUCCEEDED, "FAILED": FAILED, "STOPPED": STOPPED}
+ENDS = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
 RAY_LIMIT_MIB = 100
 """What a Ray head takes; it answers 413 to more."""
 AGENT_SECONDS = 180.0
 """The head's agent, which takes jobs, may start after its dashboard answers."""
-AWAY_SECONDS = 300.0
-STOP_SECONDS = 60.0
+AWAY_SECONDS, STOP_SECONDS = 300.0, 60.0
+SILENT_SECONDS, ANSWER_SECONDS = 60.0, 60.0
+"""A connection to a head that lost its power just falls silent: then the head is asked."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,14 @@ def connect(address: str | None) -> Client:
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
+    class BoundedClient(JobSubmissionClient):  # type: ignore[misc]
+        """Ray's client waits for an answer for ever; an upload may still take its time."""
+
+        def _do_request(self, *request: Any, **options: Any) -> Any:
+            if options.get("data") is None:
+                options.setdefault("timeout", ANSWER_SECONDS)
+            return super()._do_request(*request, **options)
+
     address = address or os.environ.get("RAY_ADDRESS")
     if not (address and address.startswith(("http://", "https://"))):
         raise ClusterError(
@@ -139,8 +149,8 @@ def connect(address: str | None) -> Client:
             expected="http://<host>:8265",
         )
     try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, RayError) as error:
+        return BoundedClient(address)
+    except (OSError, RuntimeError, RayError) as error:
         raise ClusterError(
             "The cluster does not take jobs",
             where=address,
@@ -152,12 +162,28 @@ def connect(address: str | None) -> Client:
 def start(client: Client, command: str, package: Package) -> str:
     """Start a job, or find the running one that the same command and package have started.
 
+    Call it from the main thread. An interrupt leaves no job behind that this call has started.
+
     Returns:
         Its submission id.
 
     Raises:
-        ClusterError: The cluster does not take it.
+        ClusterError: The cluster does not take it, or does not answer.
     """
+    try:
+        return _start(client, command, package)
+    except OSError as error:
+        raise ClusterError(
+            "The cluster does not answer, so that it is not known whether it took the job",
+            where=client.get_address(),
+            got=error,
+            fix="repeat the command: it follows the job where there is one",
+        ) from error
+    except RuntimeError as error:
+        raise ClusterError("The cluster does not take the job", got=error) from error
+
+
+def _start(client: Client, command: str, package: Package) -> str:
     name = job_name(command, package)
     attempts = {str(job.submission_id): str(job.status) for job in client.list_jobs()}
     mine = [one for one in attempts if one.rpartition("-")[0] == name]
@@ -166,21 +192,37 @@ def start(client: Client, command: str, package: Package) -> str:
             logger.info("job %s is there already; following it", job)
             return job
     job = f"{name}-{1 + max((int(one.rpartition('-')[2]) for one in mine), default=0)}"
+    environment = {"working_dir": str(package.path)}
+    # `submit_job` would upload it as well; here it may be interrupted, as there is no job yet.
+    client._upload_working_dir_if_needed(environment)
+    logger.info("job %s: %s", job, command)
     deadline = time.monotonic() + AGENT_SECONDS
     while True:
         try:
-            client.submit_job(
-                entrypoint=command,
-                runtime_env={"working_dir": str(package.path)},
-                submission_id=job,
-            )
+            _submit(client, command, environment, job)
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() >= deadline:
-                raise ClusterError("The cluster does not take the job", got=error) from error
+                raise
             time.sleep(1)
         else:
-            logger.info("job %s: %s", job, command)
             return job
+
+
+def _submit(client: Client, command: str, environment: dict[str, str], job: str) -> None:
+    """Ask for a job. Ctrl-C waits for the answer, as a request cut off may be carried out."""
+    interrupts = []
+    before = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
+    try:
+        client.submit_job(entrypoint=command, runtime_env=environment, submission_id=job)
+    except RuntimeError as refusal:
+        if interrupts:
+            raise KeyboardInterrupt from refusal
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
+        _stop(client, job)
+        raise KeyboardInterrupt
 
 
 def job_name(command: str, package: Package) -> str:
@@ -209,7 +251,7 @@ def follow(client: Client, job: str, write: Callable[[str], object]) -> int:
         return asyncio.run(_follow(client, job, write))
     except KeyboardInterrupt:
         _stop(client, job)
-        return STOPPED
+        return ENDS["STOPPED"]
 
 
 def _stop(client: Client, job: str) -> None:
@@ -226,27 +268,36 @@ def _stop(client: Client, job: str) -> None:
             "The cluster does not answer, so that the job was not stopped",
             where=job,
             got=error,
-            fix=f"when it is back: ray job stop {job}",
+            fix=f"when it is back: ray job stop --address {client.get_address()} {job}",
         ) from error
     logger.info("job %s %s", job, status)
+
+
+@dataclass
+class _Log:
+    """How much of a job's log was passed on, and when the cluster was heard of last."""
+
+    write: Callable[[str], object]
+    written: int = 0
+    heard: float = 0.0
+
+    def take(self, text: str, end: int) -> None:
+        """Pass on a text that ends at a position of the log, but for what was passed on before."""
+        if end > self.written:
+            self.write(text[self.written - end :])
+            self.written = end
+        self.heard = time.monotonic()
 
 
 async def _follow(client: Client, job: str, write: Callable[[str], object]) -> int:
     import aiohttp
 
-    written, answered = 0, time.monotonic()
+    log = _Log(write, heard=time.monotonic())
     while True:
         try:
-            seen = 0
-            async for text in client.tail_job_logs(job):
-                seen += len(text)
-                if seen > written:  # after a broken connection the log comes from its beginning
-                    write(text[written - seen :])
-                    written = seen
-                answered = time.monotonic()
-            status = str(client.get_job_status(job))
+            status = await _follow_connection(client, job, log)
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            if time.monotonic() - answered > AWAY_SECONDS:
+            if time.monotonic() - log.heard > AWAY_SECONDS:
                 raise ClusterError(
                     "The cluster does not answer any more",
                     where=job,
@@ -254,8 +305,44 @@ async def _follow(client: Client, job: str, write: Callable[[str], object]) -> i
                     fix="the job may go on; repeat the command to follow it",
                 ) from error
         else:
-            answered = time.monotonic()
+            log.heard = time.monotonic()
             if status in ENDS:
                 logger.info("job %s %s", job, status)
                 return ENDS[status]
         await asyncio.sleep(1)
+
+
+async def _follow_connection(client: Client, job: str, log: _Log) -> str:
+    """Pass the log on until the connection ends or tells less than there is; the job's status."""
+    seen = 0
+    async with aclosing(_pieces(client, job)) as pieces:
+        async for text in pieces:
+            if text:
+                seen += len(text)
+                log.take(text, seen)
+                continue
+            status = str(client.get_job_status(job))  # first: an ended job's log is whole
+            whole = client.get_job_logs(job)
+            log.take(whole, len(whole))
+            if status in ENDS or len(whole) > seen:
+                return status
+    return str(client.get_job_status(job))
+
+
+async def _pieces(client: Client, job: str) -> AsyncGenerator[str, None]:
+    """A job's log from its beginning, as it comes; an empty piece for each long silence."""
+    stream = client.tail_job_logs(job)
+    coming = asyncio.ensure_future(anext(stream, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait([coming], timeout=SILENT_SECONDS)
+            text = coming.result() if done else ""
+            if text is None:
+                return
+            yield text
+            if done:  # a silent one is kept: the head would go on serving any that it is not rid of
+                coming = asyncio.ensure_future(anext(stream, None))
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+        await stream.aclose()

@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--limit", type=float, default=RAY_LIMIT_MIB, help="MiB of the package")
     options = parser.parse_args(own[:split])
+    # A shell starts what stands before `&` with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     for noisy in ("ray", "aga.submission.ray"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from fixtures.ray_head import ray_head
+from fixtures.tunnel import tunnel
 
 from aga.errors import AgaError, ClusterError
 from aga.submission import build_package, connect, entrypoint, job_name
@@ -28,6 +30,18 @@ while options.until and not options.until.exists():
     time.sleep(0.1)
 print("awake", flush=True)
 raise SystemExit(options.status)
+"""
+
+
+# As a shell starts what stands before `&`.
+IN_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+# The script with shorter times.
+IMPATIENT = """
+import runpy, sys
+import aga.submission
+_, script, times, *sys.argv[1:] = sys.argv
+vars(aga.submission).update(eval(times))
+runpy.run_path(script, run_name="__main__")
 """
 
 
@@ -53,9 +67,17 @@ def head(project: Path) -> Iterator[dict[str, str]]:
         yield address
 
 
-def submit(project: Path, head: dict[str, str], *options: str) -> subprocess.Popen[str]:
+def submit(
+    project: Path,
+    head: dict[str, str],
+    *options: str,
+    before: Sequence[str] = (),
+    times: dict[str, float] | None = None,
+) -> subprocess.Popen[str]:
+    script = str(ROOT / "workflows/submit.py")
+    python = [script] if times is None else ["-c", IMPATIENT, script, str(times)]
     return subprocess.Popen(
-        [sys.executable, ROOT / "workflows/submit.py", "nap", *options],
+        [*before, sys.executable, *python, "nap", *options],
         cwd=project,
         env={**os.environ, **head, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -154,7 +176,7 @@ def test_exit_codes_logs_attaching_and_stopping(
 
     # The same command again is an attempt of its own, now that the first has ended.
     morning.unlink()
-    stopped = submit(project, head, *options)
+    stopped = submit(project, head, *options, before=IN_BACKGROUND)
     read_until(stopped, "home /shared/x\n")
     stopped.send_signal(signal.SIGTERM)
     assert "-2 STOPPED" in ended(stopped, 130)
@@ -169,9 +191,49 @@ def test_a_head_that_is_gone_is_told_of_when_its_job_is_to_stop(
 ) -> None:
     with ray_head(project) as own:
         process = submit(project, own, "--", "--until", str(tmp_path / "never"))
-        read_until(process, "home ")
+        read_until(process, "\nhome ")
     process.send_signal(signal.SIGINT)
     told = ended(process, 1)
     assert "was not stopped" in told
-    assert "ray job stop aga-nap-" in told
+    assert f"ray job stop --address {own['RAY_ADDRESS']} aga-nap-" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_a_head_that_vanishes_is_told_of_and_a_lost_connection_is_made_anew(
+    project: Path, head: dict[str, str], tmp_path: Path
+) -> None:
+    morning = tmp_path / "morning"
+    options = ("--", "--until", str(morning))
+    times = {"SILENT_SECONDS": 2.0, "ANSWER_SECONDS": 12.0, "AWAY_SECONDS": 5.0}
+    with tunnel(head["RAY_ADDRESS"]) as (lost, one), tunnel(head["RAY_ADDRESS"]) as (dead, other):
+        follower = submit(
+            project, {**head, "RAY_ADDRESS": one}, *options, times={"SILENT_SECONDS": 2.0}
+        )
+        read_until(follower, "\nhome ")
+        left = submit(project, {**head, "RAY_ADDRESS": other}, *options, times=times)
+        read_until(left, "\nhome ")
+        dead.die()
+        told = ended(left, 1)
+        assert "does not answer any more" in told
+        assert "Traceback" not in told
+
+        lost.lose()  # after a silence in which all was well
+        morning.touch()
+        told = ended(follower, 0)
+        assert "home " not in told, "what was written before"
+        assert told.count("awake") == 1
+
+
+@pytest.mark.slow
+def test_an_interrupt_before_the_answer_stops_the_job(
+    project: Path, head: dict[str, str], tmp_path: Path
+) -> None:
+    with tunnel(head["RAY_ADDRESS"], holds=b"POST /api/jobs/ ") as (network, address):
+        own = {**head, "RAY_ADDRESS": address}
+        process = submit(project, own, "--", "--until", str(tmp_path / "never"))
+        assert network.held.wait(60)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        network.release.set()
+        assert "-1 STOPPED" in ended(process, 130)
