@@ -13,7 +13,6 @@ Mounting needs root.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -50,10 +49,8 @@ from benchmarks.faulted_run import (
     tracked,
     tracked_step,
 )
-from benchmarks.rows import RESULTS, write_rows
+from benchmarks.rows import rows_before, write_rows, write_table
 
-DOCS = Path(__file__).parent.parent / "docs/reliability.md"
-BEGIN, END = "<!-- faults -->", "<!-- end of faults -->"
 STARTS, RUNS = 6, 10
 AWAY = 20.0  # seconds without storage
 LATER = 0.05  # seconds after a step, at most
@@ -198,7 +195,7 @@ def main() -> int:
     # A shell lets what it runs in the background ignore Ctrl-C, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     wanted = options.fault or list(FAULTS)
-    rows = [row for row in _rows_before() if not (options.again and row["fault"] in wanted)]
+    rows = [row for row in rows_before("faults") if not (options.again and row["fault"] in wanted)]
     with tempfile.TemporaryDirectory() as scratch:
         prepared = options.prepared or Path(scratch) / "prepared"
         if not prepared.exists():
@@ -300,7 +297,7 @@ def _holds(rows: Sequence[Row]) -> bool:
 
 
 def _write_table(rows: Sequence[Row]) -> None:
-    """Put what the rows amount to between the marks of docs/reliability.md."""
+    """What the rows amount to."""
     columns: dict[str, tuple[str, Callable[[Iterable[int]], int]]] = {
         "survived": ("survived", sum),
         "identical": ("same weights", sum),
@@ -309,23 +306,12 @@ def _write_table(rows: Sequence[Row]) -> None:
         "values_doubled": ("logged twice", sum),
         "starts": ("starts, at most", max),
     }
-    titles = ["fault", "runs", *(title for title, _ in columns.values())]
-    lines = [titles, ["---"] * len(titles)]
+    lines = [["fault", "runs", *(title for title, _ in columns.values())]]
     for name in FAULTS:
         if found := [row for row in rows if row["fault"] == name]:
             cells = [total([row[key] for row in found]) for key, (_, total) in columns.items()]
             lines.append([name, *map(str, (len(found), *cells))])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    text = DOCS.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCS.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
-
-
-def _rows_before() -> list[Row]:
-    path = RESULTS / "faults.json"
-    rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() else []
-    return rows
+    write_table("faults", lines)
 
 
 @contextmanager

@@ -17,9 +17,10 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aga.cluster.worker import START_TIMEOUT
 from aga.params import apply_overlay, parse_settings
@@ -37,7 +38,7 @@ from benchmarks.faulted_run import (
     tracked,
 )
 from benchmarks.namespaces import Node, ray_nodes
-from benchmarks.rows import RESULTS, write_rows
+from benchmarks.rows import rows_before, write_rows, write_table
 
 # Encoders without batch statistics and dropout: then the number of workers changes only rounding.
 SETTINGS = (
@@ -112,7 +113,7 @@ def main() -> int:
     parser.add_argument("--prepared", type=Path, help="keep, or use again, the prepared data here")
     parser.add_argument("--check", action="store_true", help="exit 1 where a run was not survived")
     options = parser.parse_args()
-    rows = {(str(row["fault"]), int(str(row["seed"]))): row for row in _rows_before()}
+    rows = {(str(row["fault"]), int(str(row["seed"]))): row for row in rows_before("nodes")}
     with tempfile.TemporaryDirectory() as scratch:
         prepared = options.prepared or Path(scratch) / "prepared"
         if not prepared.exists():
@@ -126,6 +127,7 @@ def main() -> int:
                 rows[name, seed] = row
                 order = sorted(rows, key=lambda key: (list(FAULTS).index(key[0]), key[1]))
                 write_rows("nodes", [rows[key] for key in order])
+                _write_table([rows[key] for key in order])
     return int(options.check and not all(map(holds, rows.values())))
 
 
@@ -267,10 +269,18 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 1)
 
 
-def _rows_before() -> list[dict[str, object]]:
-    path = RESULTS / "nodes.json"
-    rows: list[dict[str, object]] = json.loads(path.read_text())["rows"] if path.exists() else []
-    return [row for row in rows if "seed" in row]
+def _write_table(rows: Iterable[Mapping[str, Any]]) -> None:
+    """What the rows amount to."""
+    titles = "fault, runs, survived, same weights, steps lost, commands, to a new step"
+    lines = [titles.split(", ")]
+    for name in FAULTS:
+        if found := [row for row in rows if row["fault"] == name]:
+            good = sum(row["survived"] for row in found), sum(map(holds, found))
+            most = max(row["steps_lost"] for row in found), max(row["commands"] for row in found)
+            seconds = sorted(row["going_on_after_seconds"] for row in found)
+            cells = [len(found), *good, *most, f"{seconds[0]:.0f} to {seconds[-1]:.0f} s"]
+            lines.append([name, *map(str, cells)])
+    write_table("nodes", lines)
 
 
 if __name__ == "__main__":

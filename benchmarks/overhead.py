@@ -50,7 +50,7 @@ from benchmarks.faulted_run import (
     start_without_ray,
 )
 from benchmarks.outages import free_port
-from benchmarks.rows import RESULTS, write_rows
+from benchmarks.rows import rows_before, write_rows
 
 Row: TypeAlias = dict[str, Any]
 PARTS = ("speed", "start", "refusal")
@@ -100,7 +100,7 @@ def main() -> int:
     parser.add_argument("--prepared", type=Path, help="keep, or use again, the prepared data here")
     parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
     options = parser.parse_args()
-    rows = _rows_before()
+    rows = {row["what"]: row for row in rows_before("overhead")}
     with tempfile.TemporaryDirectory() as scratch:
         home = Home(Path(scratch), options.prepared or Path(scratch) / "prepared")
         measured: dict[str, Callable[[], Iterator[Row]]] = {
@@ -317,12 +317,6 @@ def running_head() -> Iterator[dict[str, str]]:
         finally:
             head.terminate()
             head.wait(60)
-
-
-def _rows_before() -> dict[str, Row]:
-    path = RESULTS / "overhead.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    return {row["what"]: row for row in rows}
 
 
 if __name__ == "__main__":

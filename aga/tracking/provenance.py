@@ -36,7 +36,8 @@ def provenance(home: Path) -> dict[str, str]:
 
 def _git(home: Path) -> dict[str, str]:
     commit = _git_output(home, "rev-parse", "HEAD")
-    status = _git_output(home, "status", "--porcelain", "--", ".", ":!dvc.lock")
+    written = (":!dvc.lock", ":!benchmarks/results")  # by what runs, and no code
+    status = _git_output(home, "status", "--porcelain", "--", ".", *written)
     if commit is None or status is None:
         return {}
     return {"git_commit": commit, "git_dirty": str(bool(status)).lower()}
