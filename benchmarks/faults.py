@@ -13,26 +13,20 @@ Mounting needs root.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
-
 from aga.tracking import provenance
-from aga.training.checkpoint import checkpoints
+from benchmarks.fault_kinds import FAULTS, SERVED, Fault, mounted, tracked_by_server
 from benchmarks.faulted_run import (
     PATIENCE,
     ROOT,
@@ -42,8 +36,6 @@ from benchmarks.faulted_run import (
     job_of,
     lost_steps,
     prepare_home,
-    start_with_dvc,
-    start_with_ray,
     start_without_ray,
     states,
     tracked,
@@ -52,134 +44,11 @@ from benchmarks.faulted_run import (
 from benchmarks.rows import rows_before, write_rows, write_table
 
 STARTS, RUNS = 6, 10
-AWAY = 20.0  # seconds without storage
 LATER = 0.05  # seconds after a step, at most
 STARTING, ENDING = 20.0, 10.0  # likewise, from a command to its first step, and after its last one
 
-Inject = Callable[[Start, Path, random.Random], None]
 Hashes = Mapping[str, str]
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A kind of fault.
-
-    Attributes:
-        inject: Does it to a run that has started.
-        start: Starts the run.
-        storage: How its folder of checkpoints is mounted.
-        at_once: How many runs are put through it at the same time.
-        any_moment: Whether also what comes before the first step, and after the last, is hit.
-    """
-
-    inject: Inject
-    start: Callable[[Path], Start] = start_without_ray
-    storage: str | None = None
-    at_once: int = 2
-    any_moment: bool = False
-
-
-def _kill(start: Start, _home: Path, _rng: random.Random) -> None:
-    start.process.kill()
-
-
-def _terminate(start: Start, _home: Path, _rng: random.Random) -> None:
-    start.process.terminate()
-
-
-def _kill_worker(_start: Start, home: Path, _rng: random.Random) -> None:
-    lock = job_of(home).folder / "writer.lock"
-    while not (writer := lock.read_text().split()):  # of a writer that begins
-        time.sleep(0.01)
-    os.kill(int(writer[1]), signal.SIGKILL)
-
-
-def _kill_part(name: str) -> Inject:
-    """Kill a process of the Ray that the command started."""
-
-    def inject(start: Start, _home: Path, _rng: random.Random) -> None:
-        (part,) = (process for process in start.processes() if process.name().startswith(name))
-        part.kill()
-
-    return inject
-
-
-def _kill_all(start: Start, _home: Path, _rng: random.Random) -> None:
-    for process in start.processes():
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def _interrupt(start: Start, _home: Path, _rng: random.Random) -> None:
-    """What Ctrl-C in a terminal does."""
-    assert start.process.pid is not None
-    os.killpg(start.process.pid, signal.SIGINT)
-
-
-def _damage(change: Callable[[Path, random.Random], None]) -> Inject:
-    """Kill, and damage a file of the newest checkpoint."""
-
-    def inject(start: Start, home: Path, rng: random.Random) -> None:
-        start.process.kill()
-        start.exit_code(PATIENCE)
-        newest = checkpoints(job_of(home).folder)[:1]
-        if newest:
-            change(rng.choice(sorted(newest[0].iterdir())), rng)
-
-    return inject
-
-
-def _truncate(file: Path, rng: random.Random) -> None:
-    os.truncate(file, rng.randrange(max(1, file.stat().st_size)))
-
-
-def _flip(file: Path, rng: random.Random) -> None:
-    data = bytearray(file.read_bytes())
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    file.write_bytes(data)
-
-
-def _fill(_start: Start, home: Path, rng: random.Random) -> None:
-    """Leave no byte free, for one to four seconds."""
-    filler = home / "runs/filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(1 << 12)):
-                pass
-        except OSError:
-            time.sleep(rng.uniform(1, 4))
-    filler.unlink()
-
-
-def _unmount(_start: Start, home: Path, _rng: random.Random) -> None:
-    _mount_command("umount", "--lazy", str(home / "runs"))
-    time.sleep(AWAY)
-    _mount_command("mount", "--bind", str(home / "backing"), str(home / "runs"))
-
-
-FAULTS = {
-    "kill -9 of the process": Fault(_kill),
-    "SIGTERM": Fault(_terminate),
-    "newest checkpoint truncated": Fault(_damage(_truncate)),
-    "newest checkpoint with a flipped bit": Fault(_damage(_flip)),
-    "disk full for some seconds": Fault(_fill, storage="tmpfs"),
-    "storage unmounted for 20 s": Fault(_unmount, storage="bind", at_once=5),
-    "Ray: kill -9 of the worker": Fault(_kill_worker, start_with_ray, at_once=3),
-    "Ray: kill -9 of the driver": Fault(_kill, start_with_ray, at_once=3),
-    "Ray: kill -9 of the raylet": Fault(_kill_part("raylet"), start_with_ray, at_once=3),
-    "Ray: kill -9 of the head (gcs_server)": Fault(
-        _kill_part("gcs_server"), start_with_ray, at_once=3
-    ),
-    "Ray: kill -9 of its controller": Fault(
-        _kill_part("ray::TrainController"), start_with_ray, at_once=3
-    ),
-    "Ray: SIGTERM to the command": Fault(_terminate, start_with_ray, at_once=3),
-    "dvc repro: Ctrl-C": Fault(_interrupt, start_with_dvc, at_once=3, any_moment=True),
-    "dvc repro: kill -9 of all its processes": Fault(
-        _kill_all, start_with_dvc, at_once=3, any_moment=True
-    ),
-}
 
 
 def main() -> int:
@@ -229,7 +98,7 @@ def measure(
         while True:
             copy_home(prepared, home)
             try:
-                with _mounted(home, fault.storage):
+                with mounted(home, fault.storage), tracked_by_server(home, fault.served):
                     row = _put_through(fault, home, rng, expected)
             finally:
                 shutil.rmtree(home, ignore_errors=True)
@@ -256,6 +125,11 @@ def _put_through(fault: Fault, home: Path, rng: random.Random, expected: Hashes)
             print(f"nobody hit this start: {start.told()[-4000:]}", file=sys.stderr)
         start = fault.start(home)
         starts += 1
+    lost = lost_steps(job.spool, (home / "log.txt").read_text())
+    if fault.served and code == 0 and states(home) != {"FINISHED"}:
+        SERVED[home].mend()
+        code = fault.start(home).exit_code(PATIENCE)
+        starts += 1
     survived = code == 0
     if not survived:
         print(start.told(), file=sys.stderr)
@@ -267,7 +141,7 @@ def _put_through(fault: Fault, home: Path, rng: random.Random, expected: Hashes)
         "survived": survived,
         "identical": survived and hashes(home) == expected,
         "finished": survived and states(home) == {"FINISHED"},
-        "steps_lost": lost_steps(job.spool, (home / "log.txt").read_text()),
+        "steps_lost": lost,
         "values_doubled": doubled,
         "steps_not_tracked": missing,
     }
@@ -312,27 +186,6 @@ def _write_table(rows: Sequence[Row]) -> None:
             cells = [total([row[key] for row in found]) for key, (_, total) in columns.items()]
             lines.append([name, *map(str, (len(found), *cells))])
     write_table("faults", lines)
-
-
-@contextmanager
-def _mounted(home: Path, kind: str | None) -> Iterator[None]:
-    if kind is None:
-        yield
-        return
-    for name in ("runs", "backing"):
-        (home / name).mkdir()
-    if kind == "tmpfs":
-        _mount_command("mount", "-t", "tmpfs", "-o", "size=48m", "aga-faults", str(home / "runs"))
-    else:
-        _mount_command("mount", "--bind", str(home / "backing"), str(home / "runs"))
-    try:
-        yield
-    finally:
-        _mount_command("umount", "--lazy", str(home / "runs"))
-
-
-def _mount_command(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
 
 
 if __name__ == "__main__":

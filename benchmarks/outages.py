@@ -28,9 +28,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def server_command(folder: Path) -> list[str]:
+def server_command(folder: Path, store_file: str = "server.db") -> list[str]:
     """An MLflow server as a hospital would run it: clients reach files through it alone."""
-    store = ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
+    store = ["--backend-store-uri", f"sqlite:///{folder / store_file}"]
     files = ["--artifacts-destination", str(folder / "served")]
     served = [*store, *files, "--host", "127.0.0.1", "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", *served]
@@ -75,6 +75,10 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._process = None
+
+    def is_up(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._process is not None
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
