@@ -135,10 +135,12 @@ def connect(address: str | None) -> Client:
     class BoundedClient(JobSubmissionClient):  # type: ignore[misc]
         """Ray's client waits for an answer for ever; an upload may still take its time."""
 
-        def _do_request(self, *request: Any, **options: Any) -> Any:
+        def _do_request(self, method: str, *request: Any, **options: Any) -> Any:
             if options.get("data") is None:
-                options.setdefault("timeout", ANSWER_SECONDS)
-            return super()._do_request(*request, **options)
+                # A busy head takes its time to start a job.
+                patience = ANSWER_SECONDS if method == "GET" else AGENT_SECONDS
+                options.setdefault("timeout", patience)
+            return super()._do_request(method, *request, **options)
 
     address = address or os.environ.get("RAY_ADDRESS")
     if not (address and address.startswith(("http://", "https://"))):

@@ -17,18 +17,25 @@ from aga.training.recipe import Recipe
 
 
 @pytest.mark.slow
-def test_the_nodes_are_surveyed_before_a_trial_is_started(tmp_path: Path) -> None:
+def test_the_nodes_are_surveyed_before_a_trial_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def survey(job: Job, _cluster: ClusterConfig) -> None:
+        assert job.folder.parent.name == "searches"
+        raise ClusterError("A node is unfit")
+
+    monkeypatch.setattr("aga.cluster.search.survey", survey)
     home = make_home(tmp_path / "home")
-    greedy = small_params({"training": {"loader_workers": 10**7}})
-    tracking = TrackingConfig.model_validate(greedy["tracking"])
-    recipe = Recipe.model_validate({name: greedy[name] for name in Recipe.model_fields})
-    with pytest.raises(ClusterError, match=r"(?s)Shared memory.*training\.loader_workers"):
+    params = small_params()
+    tracking = TrackingConfig.model_validate(params["tracking"])
+    recipe = Recipe.model_validate({name: params[name] for name in Recipe.model_fields})
+    with pytest.raises(ClusterError, match="unfit"):
         search(
-            TuneConfig.model_validate(greedy["tune"]),
+            TuneConfig.model_validate(params["tune"]),
             lambda _: Job.of(recipe, tracking, home, "runs"),
             trials=1,
             seed=0,
-            cluster=ClusterConfig.model_validate(greedy["cluster"]),
+            cluster=ClusterConfig.model_validate(params["cluster"]),
             tracking=tracking,
             home=home,
         )
