@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -195,9 +195,11 @@ def _start_ray() -> None:
             ray.init(**options, logging_level=logging.ERROR)
         # Where it is not up within 30 seconds, Ray raises an `Exception` of no class of its own.
         except Exception as error:
+            ray.shutdown()
             for process in psutil.Process().children(recursive=True):
                 if process not in others:  # of this attempt: Ray itself forgets them
-                    process.kill()
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
             if attempt == START_ATTEMPTS:
                 raise ClusterError(
                     "Ray does not start on this machine",
@@ -295,7 +297,7 @@ def _ask_to_end(job: Job, stop: StopFile) -> None:
 
 
 def _end_at_once() -> None:
-    raise TerminatedError("Ended before the workers were started, or after they had ended")
+    raise TerminatedError("Ended at once; the last checkpoint is there")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -124,11 +125,13 @@ def test_a_ray_that_is_not_up_in_time_is_started_again(
 ) -> None:
     cluster = ClusterConfig.model_validate(small_params()["cluster"])
     ports: list[int] = []
+    left: list[subprocess.Popen[bytes]] = []  # what Ray starts and forgets
     start_ray = ray.init
 
     def init(**options: Any) -> None:
         ports.append(options["dashboard_port"])
         if len(ports) <= slow:
+            left.append(subprocess.Popen(["sleep", "600"]))
             raise Exception("The current node timed out during startup")
         start_ray(**options)
 
@@ -141,6 +144,7 @@ def test_a_ray_that_is_not_up_in_time_is_started_again(
         with pytest.raises(ClusterError, match="timed out"), ray_session(cluster):
             pass
         assert len(ports) == START_ATTEMPTS
+    assert [process.wait(10) for process in left] == [-signal.SIGKILL] * slow
 
 
 @contextmanager
